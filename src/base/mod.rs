@@ -1,0 +1,16 @@
+//! Floor 0: the words every other module speaks, and the only door to ambient time and randomness.
+//!
+//! Nothing here does IO. [`Clock`] and [`Rng`] are values that the composition root makes and hands down, so a test or
+//! a simulator can replace them; `clippy.toml` bans the standard library's ambient clocks everywhere else.
+
+pub mod clock;
+pub mod ids;
+pub mod kind;
+pub mod rng;
+pub mod tasks;
+
+pub use clock::{Clock, ManualClock};
+pub use ids::{SessionId, TopicPartition};
+pub use kind::ErrorKind;
+pub use rng::Rng;
+pub use tasks::Tasks;

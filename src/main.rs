@@ -1,0 +1,5 @@
+//! The `esker` binary.
+
+fn main() {
+    println!("esker");
+}

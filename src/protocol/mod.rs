@@ -1,0 +1,3 @@
+//! Floor 1: Kafka's wire: framing, versions, messages (crate `kafka-protocol`) and record batch v2.
+
+pub mod batch;
