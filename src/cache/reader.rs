@@ -1,0 +1,388 @@
+//! The shell: pages looked up, loaded once, put together.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::bytes::ObjectBytes;
+use super::flights::{Boarding, Flight, Flights, Waiter};
+use super::metrics::Metrics;
+use super::read_ahead::ReadAhead;
+use super::{PageCache, PageKey};
+use crate::base::ErrorKind;
+use crate::objstore::{ObjectStore, StoreError};
+
+/// Sizes of the page cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Size of a page in bytes, 1 or more.
+    pub page_bytes: u64,
+    /// Bytes of pages kept in memory (`cache_memory_bytes`).
+    pub memory_bytes: u64,
+    /// Bytes of pages kept on disk (`cache_disk_bytes`); 0 for none.
+    pub disk_bytes: u64,
+    /// Where the pages on disk lie; it belongs to one cluster's store, since pages are named by object keys alone.
+    pub disk_dir: Option<PathBuf>,
+    /// Most bytes of one GET; neighbouring missing pages share one up to here.
+    pub get_bytes: u64,
+    /// Most bytes being fetched at once, for all readers together; more wait.
+    pub in_flight_bytes: u64,
+    /// Most bytes loaded ahead of one forward reader; 0 for no read-ahead.
+    pub read_ahead_bytes: u64,
+    /// Most bytes being loaded ahead at once, for all readers together; more are not loaded ahead.
+    pub read_ahead_in_flight_bytes: u64,
+    /// Whether a store on this machine's file system is read directly, without pages.
+    pub bypass_local: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        const MIB: u64 = 1 << 20;
+        Self {
+            page_bytes: MIB,
+            memory_bytes: 128 * MIB,
+            disk_bytes: 0,
+            disk_dir: None,
+            get_bytes: 8 * MIB,
+            in_flight_bytes: 128 * MIB,
+            read_ahead_bytes: 8 * MIB,
+            read_ahead_in_flight_bytes: 64 * MIB,
+            bypass_local: true,
+        }
+    }
+}
+
+/// Why bytes of an object could not be read. Clones go to everyone who waited for the same page.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct ReadError(Arc<StoreError>);
+
+impl ReadError {
+    /// What the caller should do.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind()
+    }
+
+    pub(super) fn abandoned() -> Self {
+        Self(Arc::new(StoreError::Unavailable {
+            operation: "get",
+            key: String::new(),
+            reason: "the task that was reading the page ended early".to_owned(),
+        }))
+    }
+}
+
+impl From<StoreError> for ReadError {
+    fn from(error: StoreError) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+/// Reads immutable objects through pages. Clones share pages and limits.
+#[derive(Debug, Clone)]
+pub struct ObjectReader(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<dyn ObjectStore>,
+    pages: Arc<dyn PageCache>,
+    settings: Settings,
+    flights: Flights,
+    ahead: Mutex<ReadAhead>,
+    /// Permits are bytes.
+    in_flight: Arc<Semaphore>,
+    ahead_in_flight: Arc<Semaphore>,
+    metrics: Metrics,
+}
+
+/// Where a wanted page comes from.
+enum Place {
+    Here(Bytes),
+    Coming(Waiter),
+}
+
+impl ObjectReader {
+    /// Reads `store` through `pages`. Sizes of 0 are raised to one page where nothing could be read otherwise.
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        pages: Arc<dyn PageCache>,
+        mut settings: Settings,
+        metrics: Metrics,
+    ) -> Self {
+        settings.page_bytes = settings.page_bytes.clamp(1, u64::from(u32::MAX));
+        settings.get_bytes = settings.get_bytes.clamp(settings.page_bytes, u64::from(u32::MAX));
+        settings.in_flight_bytes = settings.in_flight_bytes.clamp(settings.page_bytes, MAX_PERMITS);
+        settings.read_ahead_in_flight_bytes = settings.read_ahead_in_flight_bytes.min(MAX_PERMITS);
+        let ahead = ReadAhead::new(settings.read_ahead_bytes / settings.page_bytes);
+        let permits = |bytes: u64| Arc::new(Semaphore::new(bytes as usize));
+        let in_flight = permits(settings.in_flight_bytes);
+        let ahead_in_flight = permits(settings.read_ahead_in_flight_bytes);
+        Self(Arc::new(Inner {
+            store,
+            pages,
+            settings,
+            flights: Flights::default(),
+            ahead: Mutex::new(ahead),
+            in_flight,
+            ahead_in_flight,
+            metrics,
+        }))
+    }
+
+    /// Bytes `range.start` (inclusive) to `range.end` (exclusive) of an object, cut short where it ends.
+    ///
+    /// `ahead_to` (exclusive) is how far this reader will want to read on if it goes forward; nothing past it is loaded
+    /// ahead, so `range.end` means no read-ahead. The caller bounds `range`: all of it is held in memory at once.
+    ///
+    /// A local store is read directly (one `pread`, no page) when [`Settings::bypass_local`] says so.
+    pub async fn read(&self, object: &str, range: Range<u64>, ahead_to: u64) -> Result<ObjectBytes, ReadError> {
+        let inner = &self.0;
+        if range.start >= range.end {
+            return Ok(ObjectBytes::new(range.start, Vec::new()));
+        }
+        if inner.direct() {
+            let bytes = inner.store.get_range(object, range.clone()).await?;
+            inner.metrics.direct_reads.inc();
+            inner.metrics.direct_bytes.inc_by(bytes.len() as u64);
+            return Ok(ObjectBytes::new(range.start, vec![bytes]));
+        }
+        let object: Arc<str> = object.into();
+        let (first, last) = inner.pages_of(&range);
+        let places = self.find_or_load(&object, first..last + 1);
+        let end_page = ahead_to.div_ceil(inner.settings.page_bytes);
+        let ahead = inner.ahead.lock().note(&object, first, last, end_page);
+        self.load_ahead(&object, ahead);
+
+        let mut chunks = Vec::with_capacity(places.len());
+        let mut position = first * inner.settings.page_bytes;
+        for place in places {
+            let page = match place {
+                Place::Here(bytes) => bytes,
+                Place::Coming(waiter) => waiter.landing().await?,
+            };
+            let from = range.start.saturating_sub(position).min(page.len() as u64);
+            let to = (range.end - position).min(page.len() as u64);
+            chunks.push(page.slice(from as usize..to as usize));
+            if (page.len() as u64) < inner.settings.page_bytes {
+                break;
+            }
+            position += inner.settings.page_bytes;
+        }
+        Ok(ObjectBytes::new(range.start, chunks))
+    }
+
+    /// Starts loading these bytes if they are not here and the read-ahead budget allows it. Returns at once.
+    pub fn prefetch(&self, object: &str, range: Range<u64>) {
+        if range.start >= range.end || self.0.direct() {
+            return;
+        }
+        let (first, last) = self.0.pages_of(&range);
+        self.load_ahead(&object.into(), first..last + 1);
+    }
+
+    /// Forgets the pages that hold these bytes, in memory and on disk; the next read asks the store. For readers that
+    /// found a wrong checksum: invalidate, read once more, and only then report corruption.
+    pub fn invalidate(&self, object: &str, range: Range<u64>) {
+        if range.start >= range.end || self.0.direct() {
+            return;
+        }
+        let object: Arc<str> = object.into();
+        let (first, last) = self.0.pages_of(&range);
+        for number in first..=last {
+            let key = PageKey { object: object.clone(), number };
+            self.0.flights.detach(&key);
+            self.0.pages.remove(&key);
+            self.0.metrics.invalidated_pages.inc();
+        }
+    }
+
+    /// Brings the gauges up to date; call it before metrics are shown.
+    pub fn refresh_metrics(&self) {
+        let usage = self.0.pages.usage();
+        self.0.metrics.memory_bytes.set(usage.memory_bytes as i64);
+        self.0.metrics.evictions.set(usage.memory_evictions as i64);
+        let free = self.0.in_flight.available_permits() as u64;
+        self.0.metrics.in_flight_bytes.set(self.0.settings.in_flight_bytes.saturating_sub(free) as i64);
+    }
+
+    /// Writes back what should survive a restart.
+    pub async fn close(&self) {
+        self.0.pages.close().await;
+    }
+
+    /// Looks the pages up in memory and starts the load of those that are missing and not yet on their way.
+    fn find_or_load(&self, object: &Arc<str>, pages: Range<u64>) -> Vec<Place> {
+        let inner = &self.0;
+        let mut lead = Vec::new();
+        let places = pages
+            .map(|number| {
+                let key = PageKey { object: object.clone(), number };
+                let find = || inner.pages.get_memory(&key);
+                if let Some(found) = find() {
+                    inner.metrics.hits_memory.inc();
+                    return Place::Here(found);
+                }
+                match inner.flights.board(&key, find) {
+                    Err(found) => {
+                        inner.metrics.hits_memory.inc();
+                        Place::Here(found)
+                    }
+                    Ok(Boarding::Follow(waiter)) => {
+                        inner.metrics.coalesced_waits.inc();
+                        Place::Coming(waiter)
+                    }
+                    Ok(Boarding::Lead(flight)) => {
+                        let waiter = flight.waiter();
+                        lead.push(flight);
+                        Place::Coming(waiter)
+                    }
+                }
+            })
+            .collect();
+        if !lead.is_empty() {
+            tokio::spawn(inner.clone().load(lead, None));
+        }
+        places
+    }
+
+    fn load_ahead(&self, object: &Arc<str>, pages: Range<u64>) {
+        let inner = &self.0;
+        let missing = |number: &u64| {
+            let key = PageKey { object: object.clone(), number: *number };
+            !inner.flights.contains(&key) && inner.pages.get_memory(&key).is_none()
+        };
+        let wanted: Vec<u64> = pages.filter(missing).collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let bytes = u32::try_from(wanted.len() as u64 * inner.settings.page_bytes).unwrap_or(u32::MAX);
+        let Ok(budget) = inner.ahead_in_flight.clone().try_acquire_many_owned(bytes) else {
+            inner.metrics.read_ahead_skips.inc();
+            return;
+        };
+        let mut lead = Vec::new();
+        for number in wanted {
+            let key = PageKey { object: object.clone(), number };
+            if let Ok(Boarding::Lead(flight)) = inner.flights.board(&key, || inner.pages.get_memory(&key)) {
+                inner.metrics.read_ahead_pages.inc();
+                lead.push(flight);
+            }
+        }
+        if !lead.is_empty() {
+            tokio::spawn(inner.clone().load(lead, Some(budget)));
+        }
+    }
+}
+
+/// Most permits that a semaphore can hold and one call can take, in bytes.
+const MAX_PERMITS: u64 = u32::MAX as u64;
+
+impl Inner {
+    fn direct(&self) -> bool {
+        self.settings.bypass_local && self.store.is_local()
+    }
+
+    /// First and last page (both inclusive) of a range that is not empty.
+    fn pages_of(&self, range: &Range<u64>) -> (u64, u64) {
+        (range.start / self.settings.page_bytes, (range.end - 1) / self.settings.page_bytes)
+    }
+
+    /// Lands every one of `flights` (pages of one object, ascending): from the slow tier, else from the store.
+    async fn load(self: Arc<Self>, flights: Vec<Flight>, budget: Option<OwnedSemaphorePermit>) {
+        let missing = if self.pages.has_slow_tier() {
+            let found = join_all(flights.iter().map(|flight| self.pages.get_slow(&flight.key))).await;
+            let mut missing = Vec::new();
+            for (flight, found) in flights.into_iter().zip(found) {
+                match found {
+                    Some(bytes) => {
+                        self.metrics.hits_disk.inc();
+                        // The cache has it already and decides where to keep it.
+                        flight.land(Ok(bytes), |_, _| ());
+                    }
+                    None => missing.push(flight),
+                }
+            }
+            missing
+        } else {
+            flights
+        };
+        self.metrics.misses.inc_by(missing.len() as u64);
+        let for_reader = budget.is_none();
+        join_all(self.group(missing).into_iter().map(|group| self.get(group, for_reader))).await;
+        drop(budget);
+    }
+
+    /// Neighbouring pages together, up to the size of one GET.
+    fn group(&self, flights: Vec<Flight>) -> Vec<Vec<Flight>> {
+        let most = (self.settings.get_bytes.min(self.settings.in_flight_bytes) / self.settings.page_bytes).max(1);
+        let mut groups: Vec<Vec<Flight>> = Vec::new();
+        for flight in flights {
+            match groups.last_mut() {
+                Some(group)
+                    if (group.len() as u64) < most
+                        && group.last().is_some_and(|last| last.key.number + 1 == flight.key.number) =>
+                {
+                    group.push(flight);
+                }
+                _ => groups.push(vec![flight]),
+            }
+        }
+        groups
+    }
+
+    /// One ranged GET for neighbouring pages. When a reader asked for them and went away while they waited for room,
+    /// and nobody else wants them, they are not read.
+    async fn get(&self, flights: Vec<Flight>, for_reader: bool) {
+        let (Some(first), Some(last)) = (flights.first(), flights.last()) else { return };
+        let page_bytes = self.settings.page_bytes;
+        let range = first.key.number * page_bytes..(last.key.number + 1) * page_bytes;
+        let object = first.key.object.clone();
+        let permits = u32::try_from(range.end - range.start).unwrap_or(u32::MAX);
+        // The semaphore is never closed; without a permit there would only be no limit.
+        let _permit = self.in_flight.acquire_many(permits).await.ok();
+        let flights = if for_reader {
+            let Some(flights) = self.flights.give_up_unwanted(flights) else { return };
+            flights
+        } else {
+            flights
+        };
+        self.metrics.gets.inc();
+        match self.store.get_range(&object, range).await {
+            Ok(bytes) => {
+                self.metrics.get_bytes.inc_by(bytes.len() as u64);
+                let alone = flights.len() == 1;
+                for (index, flight) in flights.into_iter().enumerate() {
+                    let from = (index as u64 * page_bytes).min(bytes.len() as u64) as usize;
+                    let to = (from as u64 + page_bytes).min(bytes.len() as u64) as usize;
+                    // A page of its own memory: a slice would keep the whole GET alive for as long as any page of it.
+                    let page = if alone { bytes.slice(from..to) } else { Bytes::copy_from_slice(&bytes[from..to]) };
+                    flight.land(Ok(page), |key, page| self.pages.insert(key, page));
+                }
+            }
+            Err(error) => {
+                self.metrics.get_errors.inc();
+                let error = ReadError::from(error);
+                for flight in flights {
+                    flight.land(Err(error.clone()), |_, _| ());
+                }
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn flights_under_way(&self) -> usize {
+        self.flights.len()
+    }
+}
+
+#[cfg(test)]
+impl ObjectReader {
+    pub(super) fn flights_under_way(&self) -> usize {
+        self.0.flights_under_way()
+    }
+}
