@@ -1,1 +1,26 @@
-//! (being written)
+//! Floor 1: every durable byte: versioned, checksummed, golden-tested (`tests/golden`), described in `docs/formats`.
+//!
+//! | file | object | document |
+//! |---|---|---|
+//! | [`prelude`] | first 64 bytes of every object and write-ahead file | `docs/formats/object.md` |
+//! | [`frame`] | one entry of a segment or write-ahead file | `docs/formats/segment.md` |
+//! | [`segment`] | footer and trailer of a segment | `docs/formats/segment.md` |
+//! | [`entry`] | what a frame means | `docs/formats/segment.md` |
+//! | [`state`] | state of one partition | `docs/formats/checkpoint.md` |
+//! | [`checkpoint`] | states of all partitions of a session | `docs/formats/checkpoint.md` |
+//! | [`keys`] | object keys | `docs/formats/object.md` |
+//!
+//! Decoding never panics and never allocates more than the input's own length justifies: counts are checked against the
+//! bytes that are left.
+
+pub mod checkpoint;
+pub mod codec;
+pub mod entry;
+pub mod error;
+pub mod frame;
+pub mod keys;
+pub mod prelude;
+pub mod segment;
+pub mod state;
+
+pub use error::FormatError;

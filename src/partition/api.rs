@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::base::{ErrorKind, SessionId, TopicPartition};
+use crate::base::{ErrorKind, TopicPartition};
+pub use crate::format::state::{AbortedTxn, ObjectRef, Run};
 
 /// Offsets of a partition at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,48 +20,6 @@ pub struct PartitionView {
     pub log_end: i64,
     /// Bytes of batches between log start and high watermark, as stored.
     pub size_bytes: u64,
-}
-
-/// A stored object that holds batches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ObjectRef {
-    /// Segment `seq` of a session's stream.
-    Segment {
-        /// The stream.
-        session: SessionId,
-        /// Position in the stream, from 0.
-        seq: u64,
-    },
-}
-
-/// Some consecutive batches of one partition inside one object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
-    /// First offset (inclusive).
-    pub first_offset: i64,
-    /// End offset (exclusive): the next record's.
-    pub next_offset: i64,
-    /// Largest record timestamp, in milliseconds since the Unix epoch.
-    pub max_timestamp: i64,
-    /// Where the bytes are.
-    pub object: ObjectRef,
-    /// Byte position of the partition's first frame in the object.
-    pub position: u32,
-    /// Bytes from `position` to the end of the partition's last frame; frames of other partitions may lie between.
-    pub length: u32,
-    /// Sum of the batches' own lengths in bytes.
-    pub batch_bytes: u32,
-}
-
-/// An aborted transaction, for `read_committed` fetches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AbortedTxn {
-    /// The producer.
-    pub producer_id: i64,
-    /// First offset of the transaction.
-    pub first_offset: i64,
-    /// Offset of the abort marker.
-    pub last_offset: i64,
 }
 
 /// How far a reader may see.

@@ -1,0 +1,55 @@
+//! Object keys, relative to the store's prefix.
+//!
+//! ```text
+//! cluster                                      id of the cluster the bucket belongs to, and the format version
+//! log/<broker>-<epoch, 20 digits>/<seq, 20 digits>.seg    segment or seal
+//! ckpt/<broker>-<epoch, 20 digits>/<seq, 20 digits>.ckpt  checkpoint after segment seq
+//! ```
+
+use crate::base::SessionId;
+
+/// The object that names the cluster a bucket belongs to.
+pub const CLUSTER: &str = "cluster";
+/// Every segment and seal.
+pub const LOG_PREFIX: &str = "log/";
+/// Every checkpoint.
+pub const CHECKPOINT_PREFIX: &str = "ckpt/";
+
+/// Key of segment (or seal) `seq` of a session's stream.
+pub fn segment(session: SessionId, seq: u64) -> String {
+    format!("log/{session}/{seq:020}.seg")
+}
+
+/// Prefix of a session's stream.
+pub fn stream_prefix(session: SessionId) -> String {
+    format!("log/{session}/")
+}
+
+/// Key of the checkpoint that holds a session's state after segment `seq`.
+pub fn checkpoint(session: SessionId, seq: u64) -> String {
+    format!("ckpt/{session}/{seq:020}.ckpt")
+}
+
+/// Prefix of a session's checkpoints.
+pub fn checkpoints_prefix(session: SessionId) -> String {
+    format!("ckpt/{session}/")
+}
+
+/// The session and seq of a segment key; `None` for any other key.
+pub fn parse_segment(key: &str) -> Option<(SessionId, u64)> {
+    parse(key.strip_prefix(LOG_PREFIX)?, ".seg")
+}
+
+/// The session and seq of a checkpoint key; `None` for any other key.
+pub fn parse_checkpoint(key: &str) -> Option<(SessionId, u64)> {
+    parse(key.strip_prefix(CHECKPOINT_PREFIX)?, ".ckpt")
+}
+
+fn parse(rest: &str, suffix: &str) -> Option<(SessionId, u64)> {
+    let (session, name) = rest.split_once('/')?;
+    let digits = name.strip_suffix(suffix)?;
+    if digits.len() != 20 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    Some((session.parse().ok()?, digits.parse().ok()?))
+}
