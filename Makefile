@@ -1,0 +1,38 @@
+# The commands of this house. `make` alone lists them.
+
+CARGO ?= cargo
+PROFILE ?= quick
+ARGS ?=
+
+.PHONY: help run build check test bench fuzz fmt
+
+help:
+	@echo 'make run     build (profile $(PROFILE)) and start a broker on ./esker-data; ARGS="--kafka-listen 127.0.0.1:9192" adds flags'
+	@echo 'make test    install what the tests need, run all of them (LANES="unit contract" picks some)'
+	@echo 'make check   the inner loop: compile, tidy, unit tests'
+	@echo 'make bench   measure against Apache Kafka, write docs/benchmarks.md'
+	@echo 'make fuzz    fuzz every decoder for FUZZ_SECONDS (default 60) each'
+	@echo 'make fmt     format the sources'
+
+run: build
+	@exec target/$(PROFILE)/esker serve $(ARGS)
+
+build:
+	$(CARGO) build --locked --profile $(PROFILE) --bin esker
+
+check:
+	$(CARGO) check --all-targets
+	$(CARGO) test --quiet --test tidy
+	$(CARGO) test --quiet --lib
+
+test:
+	@tests/run.sh $(LANES)
+
+bench:
+	@tests/bench/run.sh
+
+fuzz:
+	@fuzz/run.sh
+
+fmt:
+	$(CARGO) fmt
