@@ -16,15 +16,15 @@
 //! the batch's own checksum) or dropped. Cancellation: loads run in their own tasks, so a reader that goes away
 //! disturbs neither the load nor the others that wait for it.
 //!
-//! It never writes to the store, and knows nothing of batches or partitions.
+//! It never writes, and knows nothing of batches or partitions.
 
 pub mod bytes;
-mod flights;
 pub mod hybrid;
 pub mod memory;
 pub mod metrics;
 mod read_ahead;
 pub mod reader;
+pub mod single_flight;
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub use self::bytes::ObjectBytes;
 pub use hybrid::HybridPages;
 pub use memory::MemoryPages;
 pub use metrics::Metrics;
-pub use reader::{ObjectReader, ReadError, Settings};
+pub use reader::{ObjectReader, ReadError, Settings, Source};
 
 /// A page: `number` counts from 0 in steps of the configured page size.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -5,4 +5,4 @@ mod fake;
 mod hybrid;
 mod properties;
 mod read_ahead;
-mod single_flight;
+mod reader;

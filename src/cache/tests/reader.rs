@@ -49,7 +49,7 @@ async fn a_hundred_readers_of_a_missing_page_cost_one_get() {
     }
     assert_eq!(store.get_count(), 1);
     assert_eq!((metrics.gets.get(), metrics.misses.get(), metrics.coalesced_waits.get()), (1, 1, 99));
-    assert_eq!(reader.flights_under_way(), 0);
+    assert_eq!(reader.loads_under_way(), 0);
     reader.read("a", 100..200, 200).await.unwrap();
     assert_eq!((store.get_count(), metrics.hits_memory.get()), (1, 1));
 }
@@ -94,7 +94,7 @@ async fn a_load_that_waits_for_room_and_that_nobody_wants_any_more_is_not_done()
     first.await.unwrap().unwrap();
     third.await.unwrap().unwrap();
     assert_eq!(*store.gets.lock(), vec![0..100, 700..800]);
-    assert_eq!(reader.flights_under_way(), 0);
+    assert_eq!(reader.loads_under_way(), 0);
 }
 
 #[tokio::test]
