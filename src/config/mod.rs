@@ -12,6 +12,7 @@ pub mod key;
 pub mod keys;
 pub mod load;
 pub mod settings;
+pub mod topic;
 pub mod units;
 
 #[cfg(test)]
