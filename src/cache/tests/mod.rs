@@ -2,7 +2,6 @@
 
 mod contract;
 mod fake;
-mod hybrid;
 mod properties;
 mod read_ahead;
-mod reader;
+mod single_flight;

@@ -1,0 +1,23 @@
+//! Kafka's classic consumer groups over `__consumer_offsets`.
+//!
+//! [`GroupMachine`] is the pure state machine of one shard; `records` are its durable bytes, `store` their fold.
+//! KIP-848 (`ConsumerGroupHeartbeat`) is not served and must not be advertised.
+
+mod admin;
+mod api;
+mod classic;
+mod context;
+pub mod limits;
+mod machine;
+mod metrics;
+mod offsets;
+pub mod records;
+pub mod store;
+mod timers;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::api::{Caller, Input, Reply};
+pub use self::machine::GroupMachine;
+pub use self::metrics::{GroupMetrics, SkipLabel, StateLabel};

@@ -1,7 +1,0 @@
-//! Tests of the parts; the behaviour of whole stores is in `tests/contract/objstore.rs`.
-
-mod backoff;
-mod key;
-mod local;
-mod open;
-mod unique;

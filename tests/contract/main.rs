@@ -1,3 +1,0 @@
-//! One suite per trait, run on every implementation of it.
-
-mod objstore;
