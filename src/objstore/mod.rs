@@ -5,6 +5,17 @@
 //!
 //! It never mentions topics, groups, users or transactions: keys and bytes only.
 
+pub mod backoff;
+pub mod key;
+pub mod local;
+pub mod memory;
+pub mod open;
+pub mod s3;
+pub mod unique;
+
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
@@ -14,6 +25,12 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use crate::base::ErrorKind;
+
+pub use self::local::LocalStore;
+pub use self::memory::MemoryStore;
+pub use self::open::{OpenOptions, open};
+pub use self::s3::S3Options;
+pub use self::unique::{CommitOutcome, CreatePolicy, create_unique, create_unique_from_file};
 
 /// The bytes of an object to write: one or more chunks, in order, never copied together.
 #[derive(Debug, Clone, Default)]
