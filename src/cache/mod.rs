@@ -4,8 +4,8 @@
 //! number of readers that miss the same page at once, one GET serves all. Neighbouring missing pages share a GET;
 //! readers that move forward through an object get the next pages before they ask.
 //!
-//! A page cache that keeps nothing but memory is in [`memory`]: a plain least-recently-used map, for simulators and tests
-//! as well.
+//! Two page caches: [`memory`] (a plain least-recently-used map; simulators and tests) and [`hybrid`] (memory and disk,
+//! over `foyer`, which is named in that one file only: its clock may hang under time-shadowing simulators).
 //!
 //! Invariant: an object's bytes never change once it can be read, so a page needs no validation, only checksums above.
 //! Invariant: bytes being fetched never exceed `in_flight_bytes`; pages held never exceed `memory_bytes` + `disk_bytes`
@@ -16,14 +16,15 @@
 //! the batch's own checksum) or dropped. Cancellation: loads run in their own tasks, so a reader that goes away
 //! disturbs neither the load nor the others that wait for it.
 //!
-//! It never writes to the store, and knows nothing of batches or partitions.
+//! It never writes, and knows nothing of batches or partitions.
 
 pub mod bytes;
-mod flights;
+pub mod hybrid;
 pub mod memory;
 pub mod metrics;
 mod read_ahead;
 pub mod reader;
+pub mod single_flight;
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,9 +33,10 @@ use ::bytes::Bytes;
 use async_trait::async_trait;
 
 pub use self::bytes::ObjectBytes;
+pub use hybrid::HybridPages;
 pub use memory::MemoryPages;
 pub use metrics::Metrics;
-pub use reader::{ObjectReader, ReadError, Settings};
+pub use reader::{ObjectReader, ReadError, Settings, Source};
 
 /// A page: `number` counts from 0 in steps of the configured page size.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,21 +1,26 @@
 //! The shell: pages looked up, loaded once, put together.
 
+use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::bytes::ObjectBytes;
-use super::flights::{Boarding, Flight, Flights, Waiter};
 use super::metrics::Metrics;
 use super::read_ahead::ReadAhead;
+use super::single_flight::{self, Abandoned, Boarding};
 use super::{PageCache, PageKey};
 use crate::base::ErrorKind;
-use crate::objstore::{ObjectStore, StoreError};
+
+type Flights = single_flight::Flights<PageKey, Bytes, ReadError>;
+type Flight = single_flight::Flight<PageKey, Bytes, ReadError>;
+type Waiter = single_flight::Waiter<Bytes, ReadError>;
 
 /// Sizes of the page cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,29 +63,42 @@ impl Default for Settings {
 }
 
 /// Why bytes of an object could not be read. Clones go to everyone who waited for the same page.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub struct ReadError(Arc<StoreError>);
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct ReadError {
+    kind: ErrorKind,
+    reason: Arc<str>,
+}
 
 impl ReadError {
-    /// What the caller should do.
-    pub fn kind(&self) -> ErrorKind {
-        self.0.kind()
+    /// `reason` names the object.
+    pub fn new(kind: ErrorKind, reason: &str) -> Self {
+        Self { kind, reason: reason.into() }
     }
 
-    pub(super) fn abandoned() -> Self {
-        Self(Arc::new(StoreError::Unavailable {
-            operation: "get",
-            key: String::new(),
-            reason: "the task that was reading the page ended early".to_owned(),
-        }))
+    /// What the caller should do.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
     }
 }
 
-impl From<StoreError> for ReadError {
-    fn from(error: StoreError) -> Self {
-        Self(Arc::new(error))
+impl From<Abandoned> for ReadError {
+    fn from(_: Abandoned) -> Self {
+        Self::new(ErrorKind::Retriable, "the task that was reading the page ended early")
     }
+}
+
+/// Where objects come from: an object store, as far as a page cache cares. (The store's own trait is on the same floor.)
+#[async_trait]
+pub trait Source: fmt::Debug + Send + Sync + 'static {
+    /// Bytes `range.start` (inclusive) to `range.end` (exclusive); cut short where the object ends, empty past its end.
+    async fn get_range(&self, object: &str, range: Range<u64>) -> Result<Bytes, ReadError>;
+
+    /// Length of the object in bytes.
+    async fn size(&self, object: &str) -> Result<u64, ReadError>;
+
+    /// Whether objects are files of this machine.
+    fn is_local(&self) -> bool;
 }
 
 /// Reads immutable objects through pages. Clones share pages and limits.
@@ -89,7 +107,7 @@ pub struct ObjectReader(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    store: Arc<dyn ObjectStore>,
+    source: Arc<dyn Source>,
     pages: Arc<dyn PageCache>,
     settings: Settings,
     flights: Flights,
@@ -107,13 +125,8 @@ enum Place {
 }
 
 impl ObjectReader {
-    /// Reads `store` through `pages`. Sizes of 0 are raised to one page where nothing could be read otherwise.
-    pub fn new(
-        store: Arc<dyn ObjectStore>,
-        pages: Arc<dyn PageCache>,
-        mut settings: Settings,
-        metrics: Metrics,
-    ) -> Self {
+    /// Reads `source` through `pages`. Sizes of 0 are raised to one page where nothing could be read otherwise.
+    pub fn new(source: Arc<dyn Source>, pages: Arc<dyn PageCache>, mut settings: Settings, metrics: Metrics) -> Self {
         settings.page_bytes = settings.page_bytes.clamp(1, u64::from(u32::MAX));
         settings.get_bytes = settings.get_bytes.clamp(settings.page_bytes, u64::from(u32::MAX));
         settings.in_flight_bytes = settings.in_flight_bytes.clamp(settings.page_bytes, MAX_PERMITS);
@@ -123,7 +136,7 @@ impl ObjectReader {
         let in_flight = permits(settings.in_flight_bytes);
         let ahead_in_flight = permits(settings.read_ahead_in_flight_bytes);
         Self(Arc::new(Inner {
-            store,
+            source,
             pages,
             settings,
             flights: Flights::default(),
@@ -146,7 +159,11 @@ impl ObjectReader {
             return Ok(ObjectBytes::new(range.start, Vec::new()));
         }
         if inner.direct() {
-            let bytes = inner.store.get_range(object, range.clone()).await?;
+            let permits =
+                u32::try_from((range.end - range.start).min(inner.settings.in_flight_bytes)).unwrap_or(u32::MAX);
+            // The semaphore is never closed; without a permit there would only be no limit.
+            let _permit = inner.in_flight.acquire_many(permits).await.ok();
+            let bytes = inner.source.get_range(object, range.clone()).await?;
             inner.metrics.direct_reads.inc();
             inner.metrics.direct_bytes.inc_by(bytes.len() as u64);
             return Ok(ObjectBytes::new(range.start, vec![bytes]));
@@ -201,6 +218,26 @@ impl ObjectReader {
         }
     }
 
+    /// Length of the object in bytes; asked from the store each time.
+    pub async fn size(&self, object: &str) -> Result<u64, ReadError> {
+        self.0.source.size(object).await
+    }
+
+    /// Where a read that has to touch byte `position` may end without touching more of the store: the end (exclusive) of
+    /// its page, or the position itself where there are no pages.
+    pub fn page_end(&self, position: u64) -> u64 {
+        if self.0.direct() {
+            position
+        } else {
+            (position / self.0.settings.page_bytes + 1) * self.0.settings.page_bytes
+        }
+    }
+
+    /// Loads of pages under way.
+    pub fn loads_under_way(&self) -> usize {
+        self.0.flights.len()
+    }
+
     /// Brings the gauges up to date; call it before metrics are shown.
     pub fn refresh_metrics(&self) {
         let usage = self.0.pages.usage();
@@ -228,15 +265,15 @@ impl ObjectReader {
                     return Place::Here(found);
                 }
                 match inner.flights.board(&key, find) {
-                    Err(found) => {
+                    Boarding::Found(found) => {
                         inner.metrics.hits_memory.inc();
                         Place::Here(found)
                     }
-                    Ok(Boarding::Follow(waiter)) => {
+                    Boarding::Follow(waiter) => {
                         inner.metrics.coalesced_waits.inc();
                         Place::Coming(waiter)
                     }
-                    Ok(Boarding::Lead(flight)) => {
+                    Boarding::Lead(flight) => {
                         let waiter = flight.waiter();
                         lead.push(flight);
                         Place::Coming(waiter)
@@ -268,7 +305,7 @@ impl ObjectReader {
         let mut lead = Vec::new();
         for number in wanted {
             let key = PageKey { object: object.clone(), number };
-            if let Ok(Boarding::Lead(flight)) = inner.flights.board(&key, || inner.pages.get_memory(&key)) {
+            if let Boarding::Lead(flight) = inner.flights.board(&key, || inner.pages.get_memory(&key)) {
                 inner.metrics.read_ahead_pages.inc();
                 lead.push(flight);
             }
@@ -284,7 +321,7 @@ const MAX_PERMITS: u64 = u32::MAX as u64;
 
 impl Inner {
     fn direct(&self) -> bool {
-        self.settings.bypass_local && self.store.is_local()
+        self.settings.bypass_local && self.source.is_local()
     }
 
     /// First and last page (both inclusive) of a range that is not empty.
@@ -295,7 +332,7 @@ impl Inner {
     /// Lands every one of `flights` (pages of one object, ascending): from the slow tier, else from the store.
     async fn load(self: Arc<Self>, flights: Vec<Flight>, budget: Option<OwnedSemaphorePermit>) {
         let missing = if self.pages.has_slow_tier() {
-            let found = join_all(flights.iter().map(|flight| self.pages.get_slow(&flight.key))).await;
+            let found = join_all(flights.iter().map(|flight| self.pages.get_slow(flight.key()))).await;
             let mut missing = Vec::new();
             for (flight, found) in flights.into_iter().zip(found) {
                 match found {
@@ -325,7 +362,7 @@ impl Inner {
             match groups.last_mut() {
                 Some(group)
                     if (group.len() as u64) < most
-                        && group.last().is_some_and(|last| last.key.number + 1 == flight.key.number) =>
+                        && group.last().is_some_and(|last| last.key().number + 1 == flight.key().number) =>
                 {
                     group.push(flight);
                 }
@@ -340,8 +377,8 @@ impl Inner {
     async fn get(&self, flights: Vec<Flight>, for_reader: bool) {
         let (Some(first), Some(last)) = (flights.first(), flights.last()) else { return };
         let page_bytes = self.settings.page_bytes;
-        let range = first.key.number * page_bytes..(last.key.number + 1) * page_bytes;
-        let object = first.key.object.clone();
+        let range = first.key().number * page_bytes..(last.key().number + 1) * page_bytes;
+        let object = first.key().object.clone();
         let permits = u32::try_from(range.end - range.start).unwrap_or(u32::MAX);
         // The semaphore is never closed; without a permit there would only be no limit.
         let _permit = self.in_flight.acquire_many(permits).await.ok();
@@ -352,7 +389,7 @@ impl Inner {
             flights
         };
         self.metrics.gets.inc();
-        match self.store.get_range(&object, range).await {
+        match self.source.get_range(&object, range).await {
             Ok(bytes) => {
                 self.metrics.get_bytes.inc_by(bytes.len() as u64);
                 let alone = flights.len() == 1;
@@ -361,12 +398,11 @@ impl Inner {
                     let to = (from as u64 + page_bytes).min(bytes.len() as u64) as usize;
                     // A page of its own memory: a slice would keep the whole GET alive for as long as any page of it.
                     let page = if alone { bytes.slice(from..to) } else { Bytes::copy_from_slice(&bytes[from..to]) };
-                    flight.land(Ok(page), |key, page| self.pages.insert(key, page));
+                    flight.land(Ok(page), |key, page| self.keep(key, page));
                 }
             }
             Err(error) => {
                 self.metrics.get_errors.inc();
-                let error = ReadError::from(error);
                 for flight in flights {
                     flight.land(Err(error.clone()), |_, _| ());
                 }
@@ -374,15 +410,10 @@ impl Inner {
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn flights_under_way(&self) -> usize {
-        self.flights.len()
-    }
-}
-
-#[cfg(test)]
-impl ObjectReader {
-    pub(super) fn flights_under_way(&self) -> usize {
-        self.0.flights_under_way()
+    /// Keeps a loaded page; nothing is kept of a page that lies past the object's end.
+    fn keep(&self, key: &PageKey, page: &Bytes) {
+        if !page.is_empty() {
+            self.pages.insert(key.clone(), page.clone());
+        }
     }
 }

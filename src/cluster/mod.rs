@@ -1,1 +1,23 @@
-//! (being written)
+//! Floor 3: sessions, who leads what, and the topics of the cluster, over the metadata store.
+//!
+//! [`Catalogue`] keeps a [`ClusterImage`] up to date and changes topics; the keys and values that it reads and writes are
+//! in [`keys`] and `format::metadata`. Everything that decides (`fold`, `topics`, `batch`) is pure.
+//!
+//! Invariants: one live session per broker id; leader epochs only grow; every change compares the controller's key and the
+//! revision of each record it replaces, so a controller that was paused changes nothing; a topic and all its assignments
+//! appear and disappear together.
+
+mod batch;
+mod catalogue;
+pub mod error;
+mod fold;
+pub mod image;
+pub mod keys;
+pub mod limits;
+mod topics;
+
+pub use catalogue::{Catalogue, CreatedTopic, TopicRef};
+pub use error::{ClusterError, TopicError};
+pub use image::{CONSUMER_OFFSETS, ClusterImage, TRANSACTION_STATE, Topic, is_internal};
+pub use keys::{Key, KeySpace};
+pub use topics::{ConfigChange, ConfigOp, NewPartitions, NewTopic, TopicRules, check_name};

@@ -9,6 +9,8 @@
 //! | [`state`] | state of one partition | `docs/formats/checkpoint.md` |
 //! | [`checkpoint`] | states of all partitions of a session | `docs/formats/checkpoint.md` |
 //! | [`keys`] | object keys | `docs/formats/object.md` |
+//! | [`metadata`] | values of the metadata store | `docs/formats/metadata.md` |
+//! | [`metalog`] | file of the embedded metadata store | `docs/formats/metadata.md` |
 //!
 //! Decoding never panics and never allocates more than the input's own length justifies: counts are checked against the
 //! bytes that are left.
@@ -19,6 +21,8 @@ pub mod entry;
 pub mod error;
 pub mod frame;
 pub mod keys;
+pub mod metadata;
+pub mod metalog;
 pub mod prelude;
 pub mod segment;
 pub mod state;

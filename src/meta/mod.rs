@@ -3,6 +3,11 @@
 //! Small values under byte-string keys with one global revision that grows by one with every successful transaction that
 //! writes. Nothing here is ever written per segment or per batch.
 
+pub mod embedded;
+mod machine;
+pub mod memory;
+mod watchers;
+
 use std::fmt;
 
 use async_trait::async_trait;
@@ -10,6 +15,9 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::base::ErrorKind;
+
+pub use embedded::EmbeddedMeta;
+pub use memory::MemoryMeta;
 
 /// A key with its value, as read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +143,7 @@ impl MetaError {
     }
 }
 
-/// Most operations (compares + writes) of one transaction: etcd's own default limit.
+/// Most compares, and most writes, of one transaction: etcd's own default limit, which counts the two apart.
 pub const MAX_TXN_OPERATIONS: usize = 128;
 /// Most bytes of one request: etcd's own default limit (1.5 MiB).
 pub const MAX_REQUEST_BYTES: usize = 1_572_864;

@@ -4,5 +4,4 @@ mod backoff;
 mod key;
 mod local;
 mod open;
-mod s3;
 mod unique;

@@ -36,7 +36,7 @@ impl Source {
 
     /// 1-based line of a byte position.
     pub fn line(&self, at: usize) -> usize {
-        self.code.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count() + 1
+        self.code[..at].matches('\n').count() + 1
     }
 
     /// Every path that starts with `crate`, `self` or `super`, made absolute, with the line it stands on. The crate
@@ -215,17 +215,14 @@ pub fn blank(text: &str) -> String {
                 [_, _, '\'', ..] => Some(3),
                 _ => None,
             };
-            match literal {
-                Some(length) => {
-                    out.push('\'');
-                    out.extend(std::iter::repeat_n(' ', length - 2));
-                    out.push('\'');
-                    at += length;
-                }
-                None => {
-                    out.push('\'');
-                    at += 1;
-                }
+            if let Some(length) = literal {
+                out.push('\'');
+                out.extend(std::iter::repeat_n(' ', length - 2));
+                out.push('\'');
+                at += length;
+            } else {
+                out.push('\'');
+                at += 1;
             }
         } else {
             out.push(chars[at]);

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use crate::objstore::{Created, ObjectMeta, ObjectStore, Payload, StoreError};
+use crate::base::ErrorKind;
+use crate::cache::{ReadError, Source};
 
 /// One object, whatever its key.
 #[derive(Debug)]
@@ -53,12 +53,8 @@ pub fn pattern(length: usize) -> Vec<u8> {
 }
 
 #[async_trait]
-impl ObjectStore for FakeStore {
-    async fn get(&self, key: &str) -> Result<Bytes, StoreError> {
-        self.get_range(key, 0..u64::MAX).await
-    }
-
-    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
+impl Source for FakeStore {
+    async fn get_range(&self, object: &str, range: Range<u64>) -> Result<Bytes, ReadError> {
         self.gets.lock().push(range.clone());
         let bytes = range.end - range.start;
         let now = self.under_way.fetch_add(bytes, Ordering::SeqCst) + bytes;
@@ -66,11 +62,7 @@ impl ObjectStore for FakeStore {
         self.gate.acquire().await.unwrap().forget();
         self.under_way.fetch_sub(bytes, Ordering::SeqCst);
         if self.failing.load(Ordering::SeqCst) {
-            return Err(StoreError::Unavailable {
-                operation: "get",
-                key: key.to_owned(),
-                reason: "told to".to_owned(),
-            });
+            return Err(ReadError::new(ErrorKind::Retriable, &format!("get of '{object}' failed: told to")));
         }
         let object = self.object.lock().clone();
         let end = range.end.min(object.len() as u64) as usize;
@@ -78,23 +70,11 @@ impl ObjectStore for FakeStore {
         Ok(object.slice(start..end))
     }
 
-    async fn size(&self, _key: &str) -> Result<u64, StoreError> {
+    async fn size(&self, _object: &str) -> Result<u64, ReadError> {
         Ok(self.object.lock().len() as u64)
     }
 
-    async fn put(&self, _key: &str, _payload: Payload) -> Result<(), StoreError> {
-        unreachable!("readers do not write")
-    }
-
-    async fn create(&self, _key: &str, _payload: Payload) -> Result<Created, StoreError> {
-        unreachable!("readers do not write")
-    }
-
-    async fn delete(&self, _key: &str) -> Result<(), StoreError> {
-        unreachable!("readers do not write")
-    }
-
-    fn list(&self, _prefix: &str, _start_after: Option<&str>) -> BoxStream<'static, Result<ObjectMeta, StoreError>> {
-        unreachable!("readers do not list")
+    fn is_local(&self) -> bool {
+        false
     }
 }

@@ -2,6 +2,7 @@
 
 mod contract;
 mod fake;
+mod hybrid;
 mod properties;
 mod read_ahead;
-mod single_flight;
+mod reader;

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::super::{MemoryPages, Metrics, ObjectBytes, ObjectReader};
 use super::fake::{FakeStore, pattern};
-use super::single_flight::settings;
+use super::reader::settings;
 use crate::cache::Settings;
 
 #[derive(Debug, Clone)]
@@ -63,7 +63,7 @@ proptest! {
                     Step::Invalidate { start, length } => reader.invalidate("a", start..start + length),
                     Step::Fail(on) => {
                         // A load ahead that started before may still fail.
-                        while reader.flights_under_way() > 0 {
+                        while reader.loads_under_way() > 0 {
                             tokio::task::yield_now().await;
                         }
                         failing = on;

@@ -1,0 +1,131 @@
+//! The cluster as this broker knows it: an immutable snapshot, cheap to take and to keep.
+//!
+//! Invariant: a topic is in an image only with all its assignments (they are written in one transaction).
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::base::{SessionId, TopicPartition};
+use crate::config::topic::{Configs, TopicSettings};
+use crate::format::metadata::{AssignmentRecord, BrokerRecord, DeletionRecord};
+
+/// Offsets of consumer groups live here.
+pub const CONSUMER_OFFSETS: &str = "__consumer_offsets";
+/// State of transactional producers lives here.
+pub const TRANSACTION_STATE: &str = "__transaction_state";
+
+/// Whether clients are told that the topic is internal, and may not write to it themselves.
+pub fn is_internal(topic: &str) -> bool {
+    topic == CONSUMER_OFFSETS || topic == TRANSACTION_STATE
+}
+
+/// A topic with its assignments.
+#[derive(Debug, Clone)]
+pub struct Topic {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub id: Uuid,
+    /// Whether it is one of Kafka's internal topics.
+    pub internal: bool,
+    /// Replication factor as it was asked for; shown, without effect.
+    pub replication_factor: i16,
+    /// Overrides of its configs.
+    pub configs: Configs,
+    /// Its configs in force.
+    pub settings: TopicSettings,
+    /// When it was created, in milliseconds since the Unix epoch.
+    pub created_ms: i64,
+    /// Who leads each partition, by index.
+    pub partitions: Vec<AssignmentRecord>,
+    /// Revision of the topic's record, for compares.
+    pub mod_revision: u64,
+    /// Revisions of its assignment chunks, for compares.
+    pub chunk_revisions: Vec<u64>,
+}
+
+impl Topic {
+    /// Partition `index` with the topic's id.
+    pub fn partition(&self, index: i32) -> TopicPartition {
+        TopicPartition::new(self.id, index)
+    }
+
+    /// The assignment of partition `index`, or `None` if there is no such partition.
+    pub fn assignment(&self, index: i32) -> Option<&AssignmentRecord> {
+        self.partitions.get(usize::try_from(index).ok()?)
+    }
+}
+
+/// One state of the cluster.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterImage {
+    /// Revision of the metadata store that it shows; grows.
+    pub version: u64,
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// The controller's session.
+    pub controller: Option<SessionId>,
+    /// Revision of the controller's key, for compares; 0 if there is no controller.
+    pub controller_revision: u64,
+    /// Live brokers by id.
+    pub brokers: BTreeMap<i32, Arc<BrokerRecord>>,
+    /// Deleted topics whose objects may still exist.
+    pub deletions: BTreeMap<Uuid, Arc<DeletionRecord>>,
+    /// Number of partitions of all topics.
+    pub partition_count: usize,
+    pub(super) by_name: BTreeMap<Arc<str>, Arc<Topic>>,
+    pub(super) by_id: HashMap<Uuid, Arc<Topic>>,
+}
+
+impl ClusterImage {
+    /// A topic by name.
+    pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {
+        self.by_name.get(name)
+    }
+
+    /// A topic by id.
+    pub fn topic_by_id(&self, id: Uuid) -> Option<&Arc<Topic>> {
+        self.by_id.get(&id)
+    }
+
+    /// All topics in the order of their names.
+    pub fn topics(&self) -> impl ExactSizeIterator<Item = &Arc<Topic>> {
+        self.by_name.values()
+    }
+
+    /// Topics from `name` on (inclusive), in the order of their names.
+    pub fn topics_from<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a Arc<Topic>> + use<'a> {
+        let start: std::ops::Bound<&str> = std::ops::Bound::Included(name);
+        self.by_name.range::<str, _>((start, std::ops::Bound::Unbounded)).map(|(_, topic)| topic)
+    }
+
+    /// Number of topics.
+    pub fn topic_count(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// Who leads a partition, if it exists.
+    pub fn leader(&self, partition: TopicPartition) -> Option<&AssignmentRecord> {
+        self.topic_by_id(partition.topic_id)?.assignment(partition.partition)
+    }
+
+    /// The broker that leads under `assignment`, if its session is alive.
+    pub fn leading_broker(&self, assignment: &AssignmentRecord) -> Option<&Arc<BrokerRecord>> {
+        self.brokers.get(&assignment.session.broker_id).filter(|broker| broker.session == assignment.session)
+    }
+
+    /// The controller, if it is alive.
+    pub fn controller_id(&self) -> Option<i32> {
+        self.controller.map(|session| session.broker_id)
+    }
+
+    /// Every partition that `session` leads, with its assignment.
+    pub fn led_by(&self, session: SessionId) -> impl Iterator<Item = (TopicPartition, &AssignmentRecord)> {
+        self.by_name.values().flat_map(move |topic| {
+            let led = topic.partitions.iter().enumerate().filter(move |(_, assignment)| assignment.session == session);
+            led.map(|(index, assignment)| (topic.partition(index as i32), assignment))
+        })
+    }
+}

@@ -1,0 +1,110 @@
+//! The keys of the metadata store: this enum is their format document (with `docs/formats/metadata.md`).
+//!
+//! All keys start with a root, `/esker/<cluster name>/`, so that clusters can share one etcd.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+use crate::base::SessionId;
+
+/// One key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    /// `cluster`: [`ClusterRecord`](crate::format::metadata::ClusterRecord), written once.
+    Cluster,
+    /// `controller`: [`ControllerRecord`](crate::format::metadata::ControllerRecord), on the controller's lease.
+    Controller,
+    /// `claims/<broker id>`: [`ClaimRecord`](crate::format::metadata::ClaimRecord), on the session's lease; the revision
+    /// that wrote it is the session's epoch.
+    Claim(i32),
+    /// `brokers/<broker id>`: [`BrokerRecord`](crate::format::metadata::BrokerRecord), on the session's lease.
+    Broker(i32),
+    /// `sessions/<session>`: [`SessionRecord`](crate::format::metadata::SessionRecord).
+    Session(SessionId),
+    /// `topics/<name>`: [`TopicRecord`](crate::format::metadata::TopicRecord).
+    Topic(String),
+    /// `assignments/<topic id>/<chunk, 5 digits>`: [`AssignmentChunk`](crate::format::metadata::AssignmentChunk).
+    Assignments(Uuid, u32),
+    /// `producer-ids`: [`ProducerIdRecord`](crate::format::metadata::ProducerIdRecord).
+    ProducerIds,
+    /// `deletions/<topic id>`: [`DeletionRecord`](crate::format::metadata::DeletionRecord).
+    Deletion(Uuid),
+}
+
+/// Everything under `sessions/` of one broker id sorts in the order of its lives.
+const SESSIONS: &str = "sessions/";
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cluster => f.write_str("cluster"),
+            Self::Controller => f.write_str("controller"),
+            Self::Claim(broker_id) => write!(f, "claims/{broker_id}"),
+            Self::Broker(broker_id) => write!(f, "brokers/{broker_id}"),
+            Self::Session(session) => write!(f, "{SESSIONS}{session}"),
+            Self::Topic(name) => write!(f, "topics/{name}"),
+            Self::Assignments(topic_id, chunk) => write!(f, "assignments/{topic_id}/{chunk:05}"),
+            Self::ProducerIds => f.write_str("producer-ids"),
+            Self::Deletion(topic_id) => write!(f, "deletions/{topic_id}"),
+        }
+    }
+}
+
+impl Key {
+    /// Reads a key without its root; `None` if it is none of these (a newer version's, perhaps).
+    pub fn parse(text: &str) -> Option<Self> {
+        let key = match text.split_once('/') {
+            None => match text {
+                "cluster" => Self::Cluster,
+                "controller" => Self::Controller,
+                "producer-ids" => Self::ProducerIds,
+                _ => return None,
+            },
+            Some(("claims", id)) => Self::Claim(id.parse().ok()?),
+            Some(("brokers", id)) => Self::Broker(id.parse().ok()?),
+            Some(("sessions", session)) => Self::Session(session.parse().ok()?),
+            Some(("topics", name)) => Self::Topic(name.to_owned()),
+            Some(("assignments", rest)) => {
+                let (topic_id, chunk) = rest.split_once('/')?;
+                Self::Assignments(topic_id.parse().ok()?, chunk.parse().ok()?)
+            }
+            Some(("deletions", topic_id)) => Self::Deletion(topic_id.parse().ok()?),
+            _ => return None,
+        };
+        (key.to_string() == text).then_some(key)
+    }
+}
+
+/// Where a cluster's keys are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeySpace {
+    root: String,
+}
+
+impl KeySpace {
+    /// The keys of the cluster called `cluster_name`.
+    pub fn of_cluster(cluster_name: &str) -> Self {
+        Self { root: format!("/esker/{cluster_name}/") }
+    }
+
+    /// What every key starts with.
+    pub fn root(&self) -> &str {
+        &self.root
+    }
+
+    /// The whole key.
+    pub fn key(&self, key: &Key) -> String {
+        format!("{}{key}", self.root)
+    }
+
+    /// Start of the keys of one broker id's sessions.
+    pub fn sessions_of(&self, broker_id: i32) -> String {
+        format!("{}{SESSIONS}{broker_id}-", self.root)
+    }
+
+    /// Reads a whole key.
+    pub fn parse(&self, text: &str) -> Option<Key> {
+        Key::parse(text.strip_prefix(&self.root)?)
+    }
+}
