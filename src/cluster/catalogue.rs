@@ -21,6 +21,7 @@ use super::fold::Fold;
 use super::image::{ClusterImage, Topic};
 use super::keys::{Key, KeySpace};
 use super::limits::{MAX_EVENTS_PER_IMAGE, MAX_TOPICS_PER_REQUEST};
+use super::metrics::Metrics;
 use super::topics::{
     ConfigChange, Creation, NewPartitions, NewTopic, TopicRules, first_chunks, plan_configs, plan_partitions,
 };
@@ -49,6 +50,7 @@ pub(super) struct Shared {
     rules: TopicRules,
     clock: Clock,
     rng: Rng,
+    metrics: Metrics,
     image: ArcSwap<ClusterImage>,
     version: watch::Sender<u64>,
     /// The session that new partitions are assigned to, and that must be the controller's.
@@ -87,6 +89,7 @@ impl Catalogue {
         rules: TopicRules,
         clock: Clock,
         rng: Rng,
+        metrics: Metrics,
         tasks: &Tasks,
     ) -> Result<Self, ClusterError> {
         let mut fold = Fold::new(keys.clone(), rules.defaults.clone());
@@ -96,7 +99,8 @@ impl Catalogue {
         let version = watch::Sender::new(image.version);
         let image = ArcSwap::from_pointee(image);
         let local = ArcSwapOption::empty();
-        let shared = Arc::new(Shared { store, keys, rules, clock, rng, image, version, local });
+        let shared = Arc::new(Shared { store, keys, rules, clock, rng, metrics, image, version, local });
+        shared.measure();
         tasks.spawn("catalogue", follow(shared.clone(), fold, snapshot.revision, tasks.clone()));
         Ok(Self { shared })
     }
@@ -335,6 +339,7 @@ impl Catalogue {
         match self.shared.store.txn(compares, writes).await? {
             TxnOutcome::Committed { revision } => Ok(Some(revision)),
             TxnOutcome::Conflict => {
+                self.shared.metrics.conflicts.inc();
                 // The record that made the conflict is newer than the image: wait for it rather than spin.
                 let mut versions = self.subscribe();
                 let newer = versions.wait_for(|version| *version > image.version);
@@ -379,6 +384,16 @@ fn duplicates(new: &[NewTopic]) -> Vec<Option<Result<CreatedTopic, TopicError>>>
     new.iter().map(|topic| (counts[topic.name.as_str()] > 1).then(duplicate)).collect()
 }
 
+impl Shared {
+    fn measure(&self) {
+        let image = self.image.load();
+        self.metrics.topics.set(image.topic_count() as i64);
+        self.metrics.partitions.set(image.partition_count as i64);
+        self.metrics.brokers.set(image.brokers.len() as i64);
+        self.metrics.images.inc();
+    }
+}
+
 /// Follows the store's watch for as long as the broker lives.
 async fn follow(shared: Arc<Shared>, mut fold: Fold, mut revision: u64, tasks: Tasks) {
     let stop = tasks.stopping();
@@ -416,6 +431,7 @@ async fn follow_once(shared: &Shared, fold: &mut Fold, revision: &mut u64) -> Re
             events.extend(more);
         }
         if events.contains(&Event::Resync) {
+            shared.metrics.resyncs.inc();
             let snapshot = shared.store.range(shared.keys.root()).await?;
             fold.load(&snapshot.entries, snapshot.revision)?;
             *revision = snapshot.revision;
@@ -435,5 +451,6 @@ fn publish(shared: &Shared, fold: &mut Fold) {
     let image = fold.image();
     let version = image.version;
     shared.image.store(Arc::new(image));
+    shared.measure();
     shared.version.send_replace(version);
 }

@@ -1,8 +1,8 @@
 //! Limits of the cluster's metadata.
 
-/// Default of the most topics of a cluster (`cluster.max.topics`).
+/// Default of the most topics of a cluster (`topics.max_topics`).
 pub const DEFAULT_MAX_TOPICS: usize = 20_000;
-/// Default of the most partitions of a cluster (`cluster.max.partitions`).
+/// Default of the most partitions of a cluster (`topics.max_partitions`).
 pub const DEFAULT_MAX_PARTITIONS: usize = 100_000;
 /// Most partitions of one topic: a topic and all its assignments are created in one transaction of at most 128 writes.
 pub const MAX_PARTITIONS_PER_TOPIC: usize = 10_000;

@@ -1,7 +1,7 @@
 //! Floor 3: sessions, who leads what, and the topics of the cluster, over the metadata store.
 //!
 //! [`Catalogue`] keeps a [`ClusterImage`] up to date and changes topics; the keys and values that it reads and writes are
-//! in [`keys`] and `format::metadata`. Everything that decides (`fold`, `topics`, `batch`) is pure.
+//! in [`keys`] and `format::metadata`. [`Sessions`] starts and ends the lives of brokers; [`identity`] keeps clusters apart. Everything that decides (`fold`, `topics`, `batch`) is pure.
 //!
 //! Invariants: one live session per broker id; leader epochs only grow; every change compares the controller's key and the
 //! revision of each record it replaces, so a controller that was paused changes nothing; a topic and all its assignments
@@ -11,13 +11,23 @@ mod batch;
 mod catalogue;
 pub mod error;
 mod fold;
+pub mod identity;
 pub mod image;
 pub mod keys;
 pub mod limits;
+pub mod metrics;
+pub mod placement;
+mod producer_ids;
+mod registration;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 pub use catalogue::{Catalogue, CreatedTopic, TopicRef};
 pub use error::{ClusterError, TopicError};
 pub use image::{CONSUMER_OFFSETS, ClusterImage, TRANSACTION_STATE, Topic, is_internal};
 pub use keys::{Key, KeySpace};
+pub use metrics::Metrics;
+pub use producer_ids::ProducerIds;
+pub use registration::{DEFAULT_LEASE_TTL_MS, Identity, Registration, Sessions};
 pub use topics::{ConfigChange, ConfigOp, NewPartitions, NewTopic, TopicRules, check_name};

@@ -180,7 +180,7 @@ impl<'a> Creation<'a> {
         let topics = self.image.topic_count() + self.planned.len();
         if topics >= self.rules.max_topics {
             return Err(TopicError::LimitReached(format!(
-                "The cluster has {topics} topics, cluster.max.topics allows {}.",
+                "The cluster has {topics} topics, topics.max_topics allows {}.",
                 self.rules.max_topics
             )));
         }
@@ -200,7 +200,7 @@ fn check_count(partitions: i32) -> Result<(), TopicError> {
 fn check_cluster_partitions(existing: usize, added: usize, rules: &TopicRules) -> Result<(), TopicError> {
     if existing + added > rules.max_partitions {
         return Err(TopicError::LimitReached(format!(
-            "The cluster has {existing} partitions and cannot have {added} more, cluster.max.partitions allows {}.",
+            "The cluster has {existing} partitions and cannot have {added} more, topics.max_partitions allows {}.",
             rules.max_partitions
         )));
     }

@@ -70,11 +70,6 @@ impl Machine {
         self.live_bytes
     }
 
-    /// Number of keys.
-    pub fn key_count(&self) -> usize {
-        self.keys.len()
-    }
-
     /// One key.
     pub fn get(&self, key: &str) -> Option<KeyValue> {
         self.keys.get(key).map(|entry| entry.at(key))

@@ -44,11 +44,6 @@ impl Watchers {
         Self { compacted: revision, ..Self::default() }
     }
 
-    /// Number of open watches.
-    pub fn len(&self) -> usize {
-        self.watchers.len()
-    }
-
     /// A watch of keys that start with `prefix`, from revision `from` (inclusive) on.
     pub fn watch(&mut self, prefix: &str, from: u64) -> Watch {
         let (events, watch) = mpsc::channel(WATCH_QUEUE_CHANGES + 1);

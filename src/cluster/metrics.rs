@@ -1,0 +1,54 @@
+//! Counters of the cluster's metadata.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// What this broker knows and did of the cluster. Clones share the same counters.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    /// Topics of the cluster.
+    pub topics: Gauge,
+    /// Partitions of the cluster.
+    pub partitions: Gauge,
+    /// Live brokers.
+    pub brokers: Gauge,
+    /// Images made since the start.
+    pub images: Counter,
+    /// Times that everything was read again because events were lost.
+    pub resyncs: Counter,
+    /// Watches that ended in an error.
+    pub watch_errors: Counter,
+    /// Transactions that lost a race and were planned again.
+    pub conflicts: Counter,
+    /// Keep-alives of the session's lease.
+    pub lease_keep_alives: Counter,
+    /// Keep-alives that got no answer.
+    pub lease_keep_alive_errors: Counter,
+    /// Blocks of producer ids taken.
+    pub producer_id_blocks: Counter,
+}
+
+impl Metrics {
+    /// Makes the counters and names them in `registry`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let it = Self::default();
+        let mut gauge = |name, help, gauge: &Gauge| registry.register(name, help, gauge.clone());
+        gauge("esker_cluster_topics", "Topics of the cluster", &it.topics);
+        gauge("esker_cluster_partitions", "Partitions of the cluster", &it.partitions);
+        gauge("esker_cluster_brokers", "Live brokers", &it.brokers);
+        let mut counter = |name, help, counter: &Counter| registry.register(name, help, counter.clone());
+        counter("esker_cluster_images", "Images of the cluster made", &it.images);
+        counter("esker_cluster_resyncs", "Full reads of the metadata after lost events", &it.resyncs);
+        counter("esker_cluster_watch_errors", "Metadata watches that ended in an error", &it.watch_errors);
+        counter("esker_cluster_conflicts", "Metadata transactions that lost a race", &it.conflicts);
+        counter("esker_cluster_lease_keep_alives", "Keep-alives of the session's lease", &it.lease_keep_alives);
+        counter(
+            "esker_cluster_lease_keep_alive_errors",
+            "Keep-alives of the session's lease without an answer",
+            &it.lease_keep_alive_errors,
+        );
+        counter("esker_cluster_producer_id_blocks", "Blocks of producer ids taken", &it.producer_id_blocks);
+        it
+    }
+}

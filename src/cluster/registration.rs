@@ -1,0 +1,241 @@
+//! Sessions: one life of a broker, claimed with a lease.
+//!
+//! Order of a start: [`Sessions::unsealed`] (refuses if another process has the broker id), finish and seal their streams,
+//! [`Sessions::mark_sealed`], [`Sessions::register`], take over their partitions (`Catalogue::assign_to`),
+//! [`Registration::announce`].
+//!
+//! Order of the writes: the claim first (its revision is the session's epoch, so epochs only grow), then, in one
+//! transaction that compares the claim, the session's record. A crash between the two leaves a claim that ends with its
+//! lease, and no stream. A crash later leaves an unsealed session that the next start finds.
+//!
+//! Leases are for liveness only: a session that lost its lease may still write, until its stream is sealed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::error::ClusterError;
+use super::keys::{Key, KeySpace};
+use super::metrics::Metrics;
+use crate::base::{Clock, SessionId, Tasks};
+use crate::format::metadata::{BrokerRecord, ClaimRecord, ControllerRecord, MetadataValue, Sealed, SessionRecord};
+use crate::meta::{Compare, KeyValue, MetaError, MetaStore, TxnOutcome, Write};
+
+/// Default time to live of a session's lease, in milliseconds.
+pub const DEFAULT_LEASE_TTL_MS: u64 = 10_000;
+/// Keep-alives sent per time to live.
+const KEEP_ALIVES_PER_TTL: u64 = 3;
+
+/// Who registers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The broker's id.
+    pub broker_id: i32,
+    /// Id of the data directory that this process has locked, kept in it.
+    pub directory_id: Uuid,
+    /// Host name, for people.
+    pub host: String,
+    /// Process id, for people.
+    pub pid: u32,
+}
+
+/// Where the metadata of sessions is.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    /// The store.
+    pub store: Arc<dyn MetaStore>,
+    /// Its keys.
+    pub keys: KeySpace,
+    /// For records' times.
+    pub clock: Clock,
+}
+
+impl Sessions {
+    /// Earlier sessions of this broker id whose streams are not sealed, oldest first.
+    ///
+    /// Errors: `BrokerIdInUse` if a process with another data directory has the id now.
+    pub async fn unsealed(&self, identity: &Identity, lease_ttl_ms: u64) -> Result<Vec<SessionId>, ClusterError> {
+        self.claim_of(identity, lease_ttl_ms).await?;
+        let mut unsealed = Vec::new();
+        for entry in self.store.range(&self.keys.sessions_of(identity.broker_id)).await?.entries {
+            let Some(Key::Session(session)) = self.keys.parse(&entry.key) else { continue };
+            if SessionRecord::decode(&entry.key, &entry.value)?.sealed.is_none() {
+                unsealed.push(session);
+            }
+        }
+        Ok(unsealed)
+    }
+
+    /// Every session that is on record, with where it was sealed.
+    pub async fn all(&self) -> Result<Vec<(SessionId, Option<Sealed>)>, ClusterError> {
+        let mut sessions = Vec::new();
+        for entry in self.store.range(&format!("{}sessions/", self.keys.root())).await?.entries {
+            let Some(Key::Session(session)) = self.keys.parse(&entry.key) else { continue };
+            sessions.push((session, SessionRecord::decode(&entry.key, &entry.value)?.sealed));
+        }
+        Ok(sessions)
+    }
+
+    /// Records that the stream of `session` is sealed at `seq`. Repeating it is fine; another seq is refused.
+    pub async fn mark_sealed(&self, session: SessionId, seq: u64) -> Result<(), ClusterError> {
+        let key = self.keys.key(&Key::Session(session));
+        loop {
+            let Some(entry) = self.store.get(&key).await? else {
+                return Err(ClusterError::Contended(format!("session {session} is not on record")));
+            };
+            let record = SessionRecord::decode(&entry.key, &entry.value)?;
+            match record.sealed {
+                Some(sealed) if sealed.seq == seq => return Ok(()),
+                Some(sealed) => {
+                    return Err(ClusterError::Contended(format!(
+                        "session {session} is on record as sealed at {}, not at {seq}",
+                        sealed.seq
+                    )));
+                }
+                None => {}
+            }
+            let sealed = Some(Sealed { seq, at_ms: self.clock.wall_ms() });
+            let value = SessionRecord { sealed, ..record }.encode();
+            let compare = Compare { key: key.clone(), mod_revision: entry.mod_revision };
+            let write = Write::Put { key: key.clone(), value, lease: 0 };
+            if let TxnOutcome::Committed { .. } = self.store.txn(vec![compare], vec![write]).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The claim on the broker id, if it is this data directory's own (of a dead process); `BrokerIdInUse` otherwise.
+    async fn claim_of(&self, identity: &Identity, ttl_ms: u64) -> Result<Option<KeyValue>, ClusterError> {
+        let Some(entry) = self.store.get(&self.keys.key(&Key::Claim(identity.broker_id))).await? else {
+            return Ok(None);
+        };
+        let claim = ClaimRecord::decode(&entry.key, &entry.value)?;
+        if claim.directory_id == identity.directory_id {
+            return Ok(Some(entry));
+        }
+        let (broker_id, host, pid) = (identity.broker_id, claim.host, claim.pid);
+        Err(ClusterError::BrokerIdInUse { broker_id, host, pid, ttl_ms })
+    }
+
+    /// Starts a session.
+    ///
+    /// Errors: `BrokerIdInUse`; `Meta` (repeat it: an unanswered try leaves at most a claim of this directory, which the
+    /// next try replaces).
+    pub async fn register(&self, identity: &Identity, lease_ttl_ms: u64) -> Result<Registration, ClusterError> {
+        if let Some(old) = self.claim_of(identity, lease_ttl_ms).await? {
+            // Ours, and this process holds the directory's lock: its owner is dead. Its lease takes its keys along.
+            self.store.lease_revoke(old.lease).await?;
+        }
+        let lease = self.store.lease_grant(lease_ttl_ms).await?;
+        let claim_key = self.keys.key(&Key::Claim(identity.broker_id));
+        let started_ms = self.clock.wall_ms();
+        let (directory_id, host, pid) = (identity.directory_id, identity.host.clone(), identity.pid);
+        let claim = ClaimRecord { directory_id, host, pid, started_ms }.encode();
+        let free = Compare { key: claim_key.clone(), mod_revision: 0 };
+        let take = Write::Put { key: claim_key.clone(), value: claim, lease };
+        let TxnOutcome::Committed { revision } = self.store.txn(vec![free], vec![take]).await? else {
+            self.store.lease_revoke(lease).await?;
+            self.claim_of(identity, lease_ttl_ms).await?;
+            return Err(ClusterError::Contended(format!(
+                "broker id {} was claimed twice at once; try again",
+                identity.broker_id
+            )));
+        };
+        let session = SessionId { broker_id: identity.broker_id, epoch: revision };
+        let claim = Compare { key: claim_key, mod_revision: revision };
+        let record = SessionRecord { started_ms, sealed: None }.encode();
+        let write = Write::Put { key: self.keys.key(&Key::Session(session)), value: record, lease: 0 };
+        if self.store.txn(vec![claim.clone()], vec![write]).await? == TxnOutcome::Conflict {
+            return Err(ClusterError::SessionEnded(session));
+        }
+        let ended = watch::Sender::new(false);
+        Ok(Registration { sessions: self.clone(), session, lease, lease_ttl_ms, claim, ended: Arc::new(ended) })
+    }
+}
+
+/// A registered session. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    sessions: Sessions,
+    session: SessionId,
+    lease: i64,
+    lease_ttl_ms: u64,
+    /// Holds as long as the claim is this session's.
+    claim: Compare,
+    ended: Arc<watch::Sender<bool>>,
+}
+
+impl Registration {
+    /// The session.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// Shows the broker to clients and other brokers, or changes what is shown.
+    pub async fn announce(&self, broker: &BrokerRecord) -> Result<(), ClusterError> {
+        let key = self.sessions.keys.key(&Key::Broker(self.session.broker_id));
+        let write = Write::Put { key, value: broker.encode(), lease: self.lease };
+        match self.sessions.store.txn(vec![self.claim.clone()], vec![write]).await? {
+            TxnOutcome::Committed { .. } => Ok(()),
+            TxnOutcome::Conflict => Err(self.over()),
+        }
+    }
+
+    /// Tries to become the controller; whether this session is it now. Wins only if nobody is.
+    pub async fn campaign(&self) -> Result<bool, ClusterError> {
+        let key = self.sessions.keys.key(&Key::Controller);
+        let vacant = Compare { key: key.clone(), mod_revision: 0 };
+        let value = ControllerRecord { session: self.session }.encode();
+        let write = Write::Put { key: key.clone(), value, lease: self.lease };
+        let outcome = self.sessions.store.txn(vec![self.claim.clone(), vacant], vec![write]).await?;
+        if let TxnOutcome::Committed { .. } = outcome {
+            return Ok(true);
+        }
+        match self.sessions.store.get(&key).await? {
+            Some(entry) => Ok(ControllerRecord::decode(&entry.key, &entry.value)?.session == self.session),
+            None => Err(self.over()),
+        }
+    }
+
+    /// Keeps the lease alive in a task of `tasks` until it ends or they stop.
+    pub fn keep_alive(&self, tasks: &Tasks, metrics: Metrics) {
+        let (registration, stop) = (self.clone(), tasks.stopping());
+        tasks.spawn("session lease", async move {
+            let pause = Duration::from_millis((registration.lease_ttl_ms / KEEP_ALIVES_PER_TTL).max(1));
+            while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+                match registration.sessions.store.lease_keep_alive(registration.lease).await {
+                    Ok(()) => {
+                        metrics.lease_keep_alives.inc();
+                    }
+                    Err(MetaError::LeaseExpired { .. }) => {
+                        tracing::warn!(session = %registration.session, "the session's lease has expired");
+                        registration.over();
+                        return;
+                    }
+                    Err(error) => {
+                        metrics.lease_keep_alive_errors.inc();
+                        tracing::warn!(%error, "the session's lease could not be extended; trying again");
+                    }
+                }
+            }
+        });
+    }
+
+    /// Turns true when the session has lost its lease or its broker id.
+    pub fn ended(&self) -> watch::Receiver<bool> {
+        self.ended.subscribe()
+    }
+
+    /// Gives the broker id back at a clean stop. The session's record stays until its stream is sealed.
+    pub async fn release(&self) -> Result<(), ClusterError> {
+        self.ended.send_replace(true);
+        Ok(self.sessions.store.lease_revoke(self.lease).await?)
+    }
+
+    fn over(&self) -> ClusterError {
+        self.ended.send_replace(true);
+        ClusterError::SessionEnded(self.session)
+    }
+}
