@@ -1,1 +1,48 @@
-//! (being written)
+//! Floor 8: the command line and the composition root: everything is made here and handed down.
+//!
+//! Exit codes: 0 done, 1 failed, 2 usage.
+
+mod cli;
+mod data_dir;
+mod identity;
+mod listen;
+mod logging;
+mod serve;
+mod signals;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use cli::{Action, UsageError};
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+
+/// Does what the arguments say.
+pub fn main() -> ExitCode {
+    // Variables that are not text cannot be ours.
+    let variables: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    match cli::parse(arguments, &variables, |path| std::fs::read_to_string(path)) {
+        Ok(Action::Print(text)) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Ok(Action::Serve(loaded)) => match serve::run(*loaded) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::from(FAILED)
+            }
+        },
+        Err(UsageError(text)) => {
+            eprint!("{text}");
+            ExitCode::from(USAGE)
+        }
+    }
+}

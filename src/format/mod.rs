@@ -11,6 +11,7 @@
 //! | [`keys`] | object keys | `docs/formats/object.md` |
 //! | [`metadata`] | values of the metadata store | `docs/formats/metadata.md` |
 //! | [`metalog`] | file of the embedded metadata store | `docs/formats/metadata.md` |
+//! | [`identity`] | whom a directory or bucket belongs to | `docs/formats/identity.md` |
 //!
 //! Decoding never panics and never allocates more than the input's own length justifies: counts are checked against the
 //! bytes that are left.
@@ -20,6 +21,7 @@ pub mod codec;
 pub mod entry;
 pub mod error;
 pub mod frame;
+pub mod identity;
 pub mod keys;
 pub mod metadata;
 pub mod metalog;

@@ -73,7 +73,7 @@ impl AsyncRead for LimitedStream {
                 Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
                 Poll::Pending => Poll::Pending,
             },
-            done => {
+            done @ Poll::Ready(_) => {
                 if buf.filled().len() > before {
                     self.idle = Box::pin(sleep(Duration::from_millis(IDLE_TIMEOUT_MS)));
                 }

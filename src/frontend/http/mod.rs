@@ -14,7 +14,7 @@ mod readiness;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::State;
@@ -33,15 +33,15 @@ use listener::LimitedListener;
 
 #[derive(Clone)]
 struct Shared {
-    registry: Arc<Registry>,
+    registry: Arc<OnceLock<Registry>>,
     readiness: Readiness,
 }
 
-/// Serves until `stop`; then open requests are answered and the connections closed.
+/// Serves until `stop`, `/metrics` from when `registry` is set; at the end open requests are answered and the connections closed.
 pub async fn serve(
     listener: TcpListener,
     max_connections: usize,
-    registry: Arc<Registry>,
+    registry: Arc<OnceLock<Registry>>,
     readiness: Readiness,
     stop: CancellationToken,
 ) {
@@ -71,8 +71,11 @@ async fn ready(State(shared): State<Shared>) -> Response {
 }
 
 async fn metrics(State(shared): State<Shared>) -> Response {
+    let Some(registry) = shared.registry.get() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "no metrics yet: starting\n").into_response();
+    };
     let mut text = String::with_capacity(64 * 1024);
-    match prometheus_client::encoding::text::encode(&mut text, &shared.registry) {
+    match prometheus_client::encoding::text::encode(&mut text, registry) {
         Ok(()) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()

@@ -1,11 +1,11 @@
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::*;
+use super::{Readiness, register_process_metrics, serve};
 
 struct Server {
     address: std::net::SocketAddr,
@@ -21,7 +21,13 @@ async fn server(max_connections: usize) -> Server {
     register_process_metrics(&mut registry);
     let readiness = Readiness::starting("recovering");
     let stop = CancellationToken::new();
-    let task = tokio::spawn(serve(listener, max_connections, Arc::new(registry), readiness.clone(), stop.clone()));
+    let task = tokio::spawn(serve(
+        listener,
+        max_connections,
+        Arc::new(OnceLock::from(registry)),
+        readiness.clone(),
+        stop.clone(),
+    ));
     Server { address, readiness, stop, task }
 }
 

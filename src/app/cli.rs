@@ -1,0 +1,108 @@
+//! The command line: what was typed, to what is to be done.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use clap::{Arg, ArgMatches, Command};
+
+use crate::config::key::Kind;
+use crate::config::keys::KEYS;
+use crate::config::{Loaded, Sources, load};
+
+/// Name of the flag (and, in capitals after `ESKER_`, of the variable) that names the settings file.
+const CONFIG: &str = "config";
+
+/// What to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Print this and end with success.
+    Print(String),
+    /// Run a broker.
+    Serve(Box<Loaded>),
+}
+
+/// Why nothing can be done: a message for people. Always a matter of usage (exit code 2).
+#[derive(Debug)]
+pub struct UsageError(pub String);
+
+/// Reads the arguments (the program's name first) and the `ESKER_…` variables; `read_file` reads the settings file.
+pub fn parse(
+    arguments: Vec<OsString>,
+    variables: &BTreeMap<String, String>,
+    read_file: impl Fn(&str) -> std::io::Result<String>,
+) -> Result<Action, UsageError> {
+    let matches = match command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) if error.use_stderr() => return Err(UsageError(error.render().ansi().to_string())),
+        Err(help) => return Ok(Action::Print(help.render().ansi().to_string())),
+    };
+    match matches.subcommand() {
+        Some(("serve", matches)) => serve(matches, variables, read_file),
+        _ => Ok(Action::Print(command().render_help().ansi().to_string())),
+    }
+}
+
+fn serve(
+    matches: &ArgMatches,
+    variables: &BTreeMap<String, String>,
+    read_file: impl Fn(&str) -> std::io::Result<String>,
+) -> Result<Action, UsageError> {
+    let flags = KEYS
+        .iter()
+        .filter_map(|key| Some((key.name.to_owned(), matches.get_one::<String>(key.name)?.clone())))
+        .collect();
+    let path = matches.get_one::<String>(CONFIG).or_else(|| variables.get("ESKER_CONFIG"));
+    let text = match path {
+        None => None,
+        Some(path) => match read_file(path) {
+            Ok(text) => Some((path.as_str(), text)),
+            Err(error) => {
+                return Err(UsageError(format!("error: the settings file '{path}' cannot be read: {error}\n")));
+            }
+        },
+    };
+    let file = text.as_ref().map(|(path, text)| (*path, text.as_str()));
+    match load(&Sources { flags: &flags, variables, file }) {
+        Ok(loaded) => Ok(Action::Serve(Box::new(loaded))),
+        Err(error) => {
+            let lines: Vec<String> = error.0.iter().map(|problem| format!("error: {problem}\n")).collect();
+            Err(UsageError(lines.concat()))
+        }
+    }
+}
+
+fn command() -> Command {
+    Command::new("esker")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Esker: a Kafka-compatible broker that keeps its streams in object storage")
+        .disable_help_subcommand(true)
+        .subcommand(serve_command())
+}
+
+fn serve_command() -> Command {
+    let config = Arg::new(CONFIG).long(CONFIG).value_name("FILE").help("Settings in TOML [env: ESKER_CONFIG]");
+    let mut command = Command::new("serve").about("Run a broker").arg(config).after_help(
+        "Sizes: 65536, 512KiB, 8MiB. Durations: 250ms, 30s, 5min, 7d.\n\
+         Flags beat ESKER_… variables, which beat the file. See docs/configuration.md.",
+    );
+    for key in KEYS {
+        let bounds = match key.bounds_text() {
+            bounds if bounds.is_empty() => String::new(),
+            bounds => format!("; {bounds}"),
+        };
+        let short = format!("{} [default: {}]", key.doc, key.default_text());
+        let long = format!(
+            "{}\n[default: {}{bounds}] [env: {}] [file: {}]",
+            key.doc,
+            key.default_text(),
+            key.variable(),
+            key.name
+        );
+        let mut arg = Arg::new(key.name).long(key.flag()).value_name(key.hint()).help(short).long_help(long);
+        if key.kind == Kind::Flag {
+            arg = arg.num_args(0..=1).default_missing_value("true");
+        }
+        command = command.arg(arg.hide_short_help(!key.common));
+    }
+    command
+}

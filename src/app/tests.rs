@@ -1,0 +1,177 @@
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use uuid::Uuid;
+
+use super::cli::{Action, parse};
+use super::data_dir::{DataDir, DataDirError};
+use super::identity;
+use super::listen::{ListenError, reserve};
+use crate::base::{Clock, Rng};
+use crate::cluster::KeySpace;
+use crate::format::FormatError;
+use crate::format::identity::Identity;
+use crate::meta::MemoryMeta;
+use crate::objstore::{MemoryStore, ObjectStore, Payload};
+
+fn arguments(text: &str) -> Vec<OsString> {
+    text.split_whitespace().map(OsString::from).collect()
+}
+
+fn no_file(_: &str) -> std::io::Result<String> {
+    Err(std::io::ErrorKind::NotFound.into())
+}
+
+fn try_parse(text: &str) -> Result<Action, String> {
+    parse(arguments(text), &BTreeMap::new(), no_file).map_err(|error| error.0)
+}
+
+#[test]
+fn no_sub_command_prints_help() {
+    for text in ["esker", "esker --help", "esker -h"] {
+        let Ok(Action::Print(help)) = try_parse(text) else { panic!("{text}") };
+        assert!(help.contains("serve") && help.contains("Kafka"), "{help}");
+    }
+}
+
+#[test]
+fn help_tells_default_bounds_and_other_places() {
+    let Ok(Action::Print(help)) = try_parse("esker serve --help") else { panic!("no help") };
+    for part in ["--flush-linger", "ESKER_FLUSH_LINGER", "flush.linger", "5ms (file, memory), 250ms (s3)", "0..1min"] {
+        assert!(help.contains(part), "{part} in {help}");
+    }
+    let Ok(Action::Print(short)) = try_parse("esker serve -h") else { panic!("no help") };
+    assert!(short.contains("--data-dir") && !short.contains("--flush-linger"), "{short}");
+}
+
+#[test]
+fn mistakes_are_usage_errors() {
+    for (text, part) in [
+        ("esker brew", "unrecognized subcommand"),
+        ("esker serve --flush-lingr 5ms", "--flush-linger"),
+        ("esker serve --flush-linger", "a value is required"),
+        ("esker serve --flush-linger 5", "the unit is missing"),
+        ("esker serve --config nowhere.toml", "the settings file 'nowhere.toml' cannot be read"),
+        ("esker serve leftover", "unexpected argument"),
+    ] {
+        let message = try_parse(text).err().unwrap_or_else(|| panic!("{text} was accepted"));
+        assert!(message.contains(part), "{text}: {message}");
+    }
+}
+
+#[test]
+fn flags_variables_and_file_meet() {
+    let variables = BTreeMap::from([
+        ("ESKER_CONFIG".to_owned(), "e.toml".to_owned()),
+        ("ESKER_BROKER_ID".to_owned(), "2".to_owned()),
+    ]);
+    let file = |path: &str| {
+        assert_eq!(path, "e.toml");
+        Ok("broker_id = 3\nzone = 'z'\ntopics.auto_create = true".to_owned())
+    };
+    let done = parse(arguments("esker serve --broker-id 1 --topics-auto-create=false"), &variables, file);
+    let Ok(Action::Serve(loaded)) = done else { panic!("{done:?}") };
+    assert_eq!(loaded.settings.broker.broker_id, 1);
+    assert_eq!(loaded.settings.broker.zone.as_deref(), Some("z"));
+    assert!(!loaded.settings.topics.auto_create);
+}
+
+#[test]
+fn a_data_directory_is_one_brokers_of_one_cluster() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("data");
+    let mut first = DataDir::open(&path, 1).unwrap();
+    assert_eq!(first.directory_id(), None);
+    let holder = DataDir::open(&path, 1).unwrap_err();
+    assert!(
+        matches!(&holder, DataDirError::InUse(_, pid) if pid.contains(&std::process::id().to_string())),
+        "{holder}"
+    );
+    first.belong_to("cluster-a", 1, Uuid::from_u128(7)).unwrap();
+    drop(first);
+    let mut again = DataDir::open(&path, 1).unwrap();
+    assert_eq!(again.directory_id(), Some(Uuid::from_u128(7)));
+    again.belong_to("cluster-a", 1, Uuid::from_u128(8)).unwrap();
+    assert_eq!(again.directory_id(), Some(Uuid::from_u128(7)));
+    let other = again.belong_to("cluster-b", 1, Uuid::from_u128(8)).unwrap_err().to_string();
+    assert!(other.contains("belongs to cluster cluster-a") && other.contains("cluster-b"), "{other}");
+    drop(again);
+    let broker = DataDir::open(&path, 2).unwrap_err().to_string();
+    assert!(broker.contains("belongs to broker 1, and --broker-id is 2"), "{broker}");
+}
+
+#[test]
+fn a_foreign_or_newer_or_damaged_directory_is_left_alone() {
+    let temp = tempfile::tempdir().unwrap();
+    std::fs::write(temp.path().join("thesis.txt"), "precious").unwrap();
+    assert!(matches!(DataDir::open(temp.path(), 1), Err(DataDirError::Foreign(_))));
+
+    let temp = tempfile::tempdir().unwrap();
+    let version = temp.path().join("VERSION");
+    let identity = Identity::DataDirectory { cluster_id: "c".to_owned(), directory_id: Uuid::nil(), broker_id: 1 };
+    std::fs::write(&version, identity.encode().replace("format: 1", "format: 2")).unwrap();
+    let newer = DataDir::open(temp.path(), 1).unwrap_err().to_string();
+    assert!(newer.contains("format version 2") && newer.contains("use a newer esker"), "{newer}");
+    for damaged in ["", "hello", &identity.encode().replace("broker: 1", "broker: 2"), &"x".repeat(10_000)] {
+        std::fs::write(&version, damaged).unwrap();
+        let error = DataDir::open(temp.path(), 1).unwrap_err();
+        assert!(matches!(error, DataDirError::Version { .. }), "{error}");
+        assert_eq!(std::fs::read_to_string(&version).unwrap(), damaged);
+    }
+}
+
+#[test]
+fn identities_read_back_and_any_change_is_seen() {
+    let identities = [
+        Identity::DataDirectory { cluster_id: "5bF3nJ2p".to_owned(), directory_id: Uuid::from_u128(9), broker_id: 3 },
+        Identity::ObjectStore { cluster_id: "5bF3nJ2p".to_owned() },
+    ];
+    for identity in identities {
+        let text = identity.encode();
+        assert_eq!(Identity::decode(text.as_bytes()), Ok(identity.clone()));
+        for at in 0..text.len() {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] ^= 1;
+            assert_ne!(Identity::decode(&bytes), Ok(identity.clone()), "byte {at}");
+            assert!(Identity::decode(&text.as_bytes()[..at]).is_err(), "cut at {at}");
+        }
+    }
+    let newer = Identity::ObjectStore { cluster_id: "c".to_owned() }.encode().replace("format: 1", "format: 9");
+    let found = Identity::decode(newer.as_bytes());
+    assert!(matches!(found, Err(FormatError::Newer { found: 9, supported: 1, .. })), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_store_belongs_to_the_cluster_that_came_first() {
+    let (clock, rng) = (Clock::system(), Rng::seeded(1));
+    let keys = KeySpace::of_cluster("test");
+    let (meta_a, meta_b) = (MemoryMeta::new(clock.clone()), MemoryMeta::new(clock.clone()));
+    let a = identity::cluster_id(&meta_a, &keys, &clock, &rng).await.unwrap();
+    let b = identity::cluster_id(&meta_b, &keys, &clock, &rng).await.unwrap();
+    assert_eq!(a, identity::cluster_id(&meta_a, &keys, &clock, &rng).await.unwrap());
+    assert_ne!(a, b);
+    assert_eq!(a.len(), 22);
+    let store = MemoryStore::new(clock.clone());
+    identity::claim_store(&store, "memory://", &a).await.unwrap();
+    identity::claim_store(&store, "memory://", &a).await.unwrap();
+    let refused = identity::claim_store(&store, "memory://", &b).await.unwrap_err().to_string();
+    assert!(refused.contains(&format!("belongs to cluster {a}, the metadata to cluster {b}")), "{refused}");
+    store.put("cluster", Payload::from(bytes::Bytes::from_static(b"something else"))).await.unwrap();
+    assert!(identity::claim_store(&store, "memory://", &a).await.is_err());
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named_with_its_setting() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let error = reserve("kafka.listen", &address).unwrap_err();
+    assert!(matches!(error, ListenError::InUse { .. }), "{error}");
+    assert!(error.to_string().contains("--kafka-listen") && error.to_string().contains(&address), "{error}");
+    let error = reserve("http.listen", "no-such-host.invalid:1").unwrap_err();
+    assert!(matches!(error, ListenError::Resolve { .. }), "{error}");
+    let free = reserve("http.listen", "127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "a reserved port is not open yet");
+    let _listener = free.open().unwrap();
+    tokio::net::TcpStream::connect(address).await.unwrap();
+}
