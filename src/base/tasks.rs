@@ -25,15 +25,26 @@ impl Tasks {
 
     /// Runs `future` until it returns. A panic in it is recorded and stops every other task.
     pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_on(&tokio::runtime::Handle::current(), name, future);
+    }
+
+    /// As [`Tasks::spawn`], from a thread outside the runtime.
+    pub fn spawn_on(
+        &self,
+        runtime: &tokio::runtime::Handle,
+        name: &'static str,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) {
         let tasks = self.clone();
-        self.tracker.spawn(async move {
+        let spawner = async move {
             if let Err(error) = tokio::spawn(future).await
                 && error.is_panic()
             {
                 tracing::error!(task = name, %error, "a task panicked; stopping");
                 tasks.fail(format!("task '{name}' panicked: {error}"));
             }
-        });
+        };
+        self.tracker.spawn_on(spawner, runtime);
     }
 
     /// Resolves when the tasks should stop.

@@ -3,5 +3,22 @@
 //! [`Log`] is the shell; decisions are in the pure machine beneath it. See `docs/ARCHITECTURE.md`.
 
 pub mod api;
+pub mod fold;
+pub mod limits;
+pub mod live;
+pub mod machine;
+pub mod metrics;
+pub mod pace;
+pub mod producers;
+pub mod recovery;
+pub mod segment_buffer;
+pub mod service;
+pub mod stream;
+pub mod tail;
+mod uploader;
+mod wal_cache;
+mod wal_writer;
 
 pub use api::*;
+pub use limits::LogLimits;
+pub use service::{Log, LogOptions, LogStartError, PendingAppend, Permit, Progress, Subscription, WalFsync};
