@@ -22,6 +22,8 @@ lane_format() { cargo fmt --check; }
 lane_clippy() { cargo clippy --locked --all-targets --quiet -- -D warnings; }
 lane_unit() { cargo test --locked --lib --bins --quiet; }
 lane_docs() { RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --lib --quiet; }
+# Also on a real S3 server, which the lane names.
+lane_contract() { tests/support/minio.sh run cargo test --locked --test contract -- --nocapture; }
 lane_build() { cargo build --locked --profile quick --bin esker; }
 lane_clients() { ESKER_BIN="$PWD/target/quick/esker" tests/clients/run.sh; }
 

@@ -135,6 +135,11 @@ impl DataDir {
         Ok(Self { path, identity, _lock: lock })
     }
 
+    /// The cluster that it belongs to, if it belongs to one yet.
+    pub fn cluster_id(&self) -> Option<&str> {
+        self.identity.as_ref().map(Identity::cluster_id)
+    }
+
     /// The directory's own id, if it was given one.
     pub fn directory_id(&self) -> Option<Uuid> {
         match self.identity {

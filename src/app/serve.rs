@@ -126,15 +126,14 @@ async fn start(base: &Base<'_>, data_dir: &mut DataDir, registry: &OnceLock<Regi
     base.phase("opening the metadata store");
     let meta = Metadata::open(settings, data_dir, clock).await?;
     let keys = KeySpace::of_cluster(broker.cluster.as_deref().unwrap_or(DEFAULT_CLUSTER));
-    let cluster_id = identity::cluster_id(&*meta.store, &keys, clock, rng).await?;
-    if broker.object_store != ObjectStoreSetting::Memory {
-        data_dir.belong_to(&cluster_id, broker.broker_id, rng.uuid())?;
-    }
 
     base.phase("opening the object store");
     let url = store_url(&broker.object_store)?;
     let store: Arc<dyn ObjectStore> = objstore::open(&url, OpenOptions::new(clock.clone(), rng.clone())).await?;
-    identity::claim_store(&*store, &url, &cluster_id).await?;
+    let cluster_id = identity::settle(&meta.store, &keys, &*store, &url, data_dir, clock, rng).await?;
+    if broker.object_store != ObjectStoreSetting::Memory {
+        data_dir.belong_to(&cluster_id, broker.broker_id, rng.uuid())?;
+    }
 
     let _ = registry.set(metrics);
     Ok(Running { meta })

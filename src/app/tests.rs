@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -11,7 +12,7 @@ use crate::base::{Clock, Rng};
 use crate::cluster::KeySpace;
 use crate::format::FormatError;
 use crate::format::identity::Identity;
-use crate::meta::MemoryMeta;
+use crate::meta::{MemoryMeta, MetaStore};
 use crate::objstore::{MemoryStore, ObjectStore, Payload};
 
 fn arguments(text: &str) -> Vec<OsString> {
@@ -143,21 +144,28 @@ fn identities_read_back_and_any_change_is_seen() {
 
 #[tokio::test]
 async fn a_store_belongs_to_the_cluster_that_came_first() {
+    let temp = tempfile::tempdir().unwrap();
     let (clock, rng) = (Clock::system(), Rng::seeded(1));
     let keys = KeySpace::of_cluster("test");
-    let (meta_a, meta_b) = (MemoryMeta::new(clock.clone()), MemoryMeta::new(clock.clone()));
-    let a = identity::cluster_id(&meta_a, &keys, &clock, &rng).await.unwrap();
-    let b = identity::cluster_id(&meta_b, &keys, &clock, &rng).await.unwrap();
-    assert_eq!(a, identity::cluster_id(&meta_a, &keys, &clock, &rng).await.unwrap());
-    assert_ne!(a, b);
-    assert_eq!(a.len(), 22);
+    let metas: [Arc<dyn MetaStore>; 2] =
+        [Arc::new(MemoryMeta::new(clock.clone())), Arc::new(MemoryMeta::new(clock.clone()))];
+    let mut a_dir = DataDir::open(&temp.path().join("a"), 1).unwrap();
+    let b_dir = DataDir::open(&temp.path().join("b"), 1).unwrap();
     let store = MemoryStore::new(clock.clone());
-    identity::claim_store(&store, "memory://", &a).await.unwrap();
-    identity::claim_store(&store, "memory://", &a).await.unwrap();
-    let refused = identity::claim_store(&store, "memory://", &b).await.unwrap_err().to_string();
-    assert!(refused.contains(&format!("belongs to cluster {a}, the metadata to cluster {b}")), "{refused}");
+    let a = identity::settle(&metas[0], &keys, &store, "memory://", &a_dir, &clock, &rng).await.unwrap();
+    assert_eq!(a.len(), 22);
+    a_dir.belong_to(&a, 1, Uuid::nil()).unwrap();
+    let again = identity::settle(&metas[0], &keys, &store, "memory://", &a_dir, &clock, &rng).await.unwrap();
+    assert_eq!(again, a);
+    let settled = identity::settle(&metas[1], &keys, &store, "memory://", &b_dir, &clock, &rng).await;
+    let refused = settled.unwrap_err().to_string();
+    assert!(refused.contains(&format!("the object store memory:// belongs to cluster {a}")), "{refused}");
+    let empty = MemoryStore::new(clock.clone());
+    let settled = identity::settle(&metas[1], &keys, &empty, "memory://", &a_dir, &clock, &rng).await;
+    let refused = settled.unwrap_err().to_string();
+    assert!(refused.contains("the data directory") && refused.contains(&a), "{refused}");
     store.put("cluster", Payload::from(bytes::Bytes::from_static(b"something else"))).await.unwrap();
-    assert!(identity::claim_store(&store, "memory://", &a).await.is_err());
+    assert!(identity::settle(&metas[0], &keys, &store, "memory://", &a_dir, &clock, &rng).await.is_err());
 }
 
 #[tokio::test]

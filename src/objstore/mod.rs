@@ -10,6 +10,7 @@ pub mod key;
 pub mod local;
 pub mod memory;
 pub mod open;
+pub mod s3;
 pub mod unique;
 
 #[cfg(test)]
@@ -28,6 +29,7 @@ use crate::base::ErrorKind;
 pub use self::local::LocalStore;
 pub use self::memory::MemoryStore;
 pub use self::open::{OpenOptions, open};
+pub use self::s3::S3Options;
 pub use self::unique::{CommitOutcome, CreatePolicy, create_unique, create_unique_from_file};
 
 /// The bytes of an object to write: one or more chunks, in order, never copied together.

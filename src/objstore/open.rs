@@ -7,6 +7,7 @@ use url::Url;
 
 use super::local::LocalStore;
 use super::memory::MemoryStore;
+use super::s3::{S3Options, S3Store};
 use super::{ObjectStore, StoreError};
 use crate::base::{Clock, Rng};
 
@@ -17,12 +18,14 @@ pub struct OpenOptions {
     pub clock: Clock,
     /// Source of temporary names and jitter.
     pub rng: Rng,
+    /// For `s3://`.
+    pub s3: S3Options,
 }
 
 impl OpenOptions {
     /// Defaults with the given clock and randomness.
     pub fn new(clock: Clock, rng: Rng) -> Self {
-        Self { clock, rng }
+        Self { clock, rng, s3: S3Options::default() }
     }
 }
 
@@ -97,6 +100,8 @@ pub async fn open(url: &str, options: OpenOptions) -> Result<Arc<dyn ObjectStore
             })??;
             Ok(Arc::new(store))
         }
-        Location::S3 { .. } => Err(StoreError::Config(format!("object store '{url}': S3 comes with a later version"))),
+        Location::S3 { bucket, prefix } => {
+            Ok(Arc::new(S3Store::open(&bucket, &prefix, options.s3, options.clock).await?))
+        }
     }
 }

@@ -4,4 +4,5 @@ mod backoff;
 mod key;
 mod local;
 mod open;
+mod s3;
 mod unique;

@@ -25,10 +25,9 @@ use uuid::Uuid;
 use super::backoff::Backoff;
 use super::{Created, ObjectStore, Payload, StoreError};
 use crate::base::Rng;
+use crate::format::prelude::PRELUDE_BYTES;
 
-/// Length of the prelude that every durable object begins with, in bytes.
-pub const PRELUDE_BYTES: u64 = 64;
-/// Where the object's UUID lies in the prelude.
+/// Where the object's UUID lies in the prelude (see [`crate::format::prelude`]).
 pub const PRELUDE_ID: std::ops::Range<usize> = 16..32;
 
 /// How a create of a unique object ended.
@@ -147,7 +146,7 @@ impl Attempt<'_> {
     }
 
     async fn look(&self) -> Result<Found, StoreError> {
-        match self.store.get_range(self.key, 0..PRELUDE_BYTES).await {
+        match self.store.get_range(self.key, 0..PRELUDE_BYTES as u64).await {
             Ok(prelude) if prelude.get(PRELUDE_ID) == Some(self.id.as_bytes()) => Ok(Found::Ours),
             Ok(prelude) => Ok(Found::Other(prelude)),
             Err(StoreError::NotFound { .. }) => Ok(Found::Nothing),

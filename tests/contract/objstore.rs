@@ -6,8 +6,9 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 
 use esker::base::{Clock, ErrorKind, Rng};
+use esker::objstore::s3::create_bucket;
 use esker::objstore::{
-    CommitOutcome, CreatePolicy, Created, ObjectMeta, ObjectStore, OpenOptions, Payload, create_unique,
+    CommitOutcome, CreatePolicy, Created, ObjectMeta, ObjectStore, OpenOptions, Payload, S3Options, create_unique,
     create_unique_from_file, open,
 };
 
@@ -284,4 +285,69 @@ async fn local() {
     let url = format!("file://{}/store", scratch.path().display());
     let store = open(&url, options()).await.unwrap();
     run_all(&Lane::new("objstore/file", &url, store)).await;
+}
+
+/// The S3 server that `tests/support/minio.sh run` started, if any.
+struct Server {
+    endpoint: String,
+    name: String,
+}
+
+/// None only if nobody asked for S3; a lane that requires it fails instead of passing by skipping.
+fn s3_server() -> Option<Server> {
+    let setting = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let Some(endpoint) = setting("ESKER_TEST_S3_ENDPOINT") else {
+        assert!(
+            setting("ESKER_TEST_S3").as_deref() != Some("required"),
+            "ESKER_TEST_S3=required but ESKER_TEST_S3_ENDPOINT is not set: start with tests/support/minio.sh run"
+        );
+        println!("lane objstore/s3: NOT RUN, no server (tests/support/minio.sh run cargo test --test contract)");
+        return None;
+    };
+    let name = setting("ESKER_TEST_S3_SERVER").unwrap_or_else(|| "unnamed server".to_owned());
+    Some(Server { endpoint, name })
+}
+
+fn s3_options(server: &Server) -> OpenOptions {
+    let s3 = S3Options { endpoint: Some(server.endpoint.clone()), ..S3Options::default() };
+    OpenOptions { s3, ..options() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn s3() {
+    let Some(server) = s3_server() else { return };
+    let options = s3_options(&server);
+    create_bucket("esker-contract", &options.s3).await.unwrap();
+    create_bucket("esker-contract", &options.s3).await.unwrap();
+    let store = open("s3://esker-contract/some/prefix", options.clone()).await.unwrap();
+    let lane = Lane::new("objstore/s3", &format!("{} at {}", server.name, server.endpoint), store);
+    run_all(&lane).await;
+
+    // The prefix is part of the stored key, and only of that.
+    lane.store.put("seen", bytes("x")).await.unwrap();
+    let whole = open("s3://esker-contract", options).await.unwrap();
+    assert_eq!(whole.get("some/prefix/seen").await.unwrap(), "x");
+    let keys: Vec<ObjectMeta> = whole.list("some/prefix/s", None).try_collect().await.unwrap();
+    assert_eq!(keys.iter().map(|object| object.key.as_str()).collect::<Vec<_>>(), ["some/prefix/seen"]);
+}
+
+#[tokio::test]
+async fn s3_troubles_are_named() {
+    let Some(server) = s3_server() else { return };
+    let error = open("s3://esker-no-such-bucket", s3_options(&server)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    let words = error.to_string();
+    assert!(words.contains("'esker-no-such-bucket' does not exist") && words.contains("s3 mb"), "{words}");
+    assert!(words.contains(&server.endpoint), "{words}");
+}
+
+#[tokio::test]
+async fn an_s3_server_that_is_not_there_is_retriable_and_named() {
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let endpoint = format!("http://127.0.0.1:{port}");
+    let error =
+        open("s3://bucket", s3_options(&Server { endpoint: endpoint.clone(), name: String::new() })).await.unwrap_err();
+    println!("{error}");
+    assert!(error.to_string().contains(&endpoint) || error.to_string().contains("redentials"), "{error}");
 }

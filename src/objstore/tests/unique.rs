@@ -47,3 +47,13 @@ async fn a_short_stranger_is_a_loss_too() {
     let outcome = create_unique(&store, "k", object(id), id, &CreatePolicy::new(Rng::seeded(2))).await.unwrap();
     assert_eq!(outcome, CommitOutcome::LostTo(Bytes::from_static(b"short")));
 }
+
+#[test]
+fn the_id_is_where_the_format_puts_it() {
+    use crate::base::SessionId;
+    use crate::format::prelude::{ObjectKind, Prelude};
+    let object_id = Rng::seeded(3).uuid();
+    let session = SessionId { broker_id: 1, epoch: 2 };
+    let prelude = Prelude { kind: ObjectKind::Seal, object_id, session, seq: 3 };
+    assert_eq!(&prelude.encode()[crate::objstore::unique::PRELUDE_ID], object_id.as_bytes());
+}
