@@ -26,7 +26,7 @@ pub(super) fn list<'a>(groups: impl Iterator<Item = &'a Group>, request: &ListGr
                 .with_group_type(text(CLASSIC))
         })
         .collect();
-    listed.sort_by(|a, b| (**a.group_id).cmp(&**b.group_id));
+    listed.sort_by_cached_key(|group| group.group_id.to_string());
     listed
 }
 

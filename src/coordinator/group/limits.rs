@@ -13,3 +13,5 @@ pub const MAX_PROTOCOLS_PER_MEMBER: usize = 1_000;
 pub const MAX_GROUP_RECORD_BYTES: usize = 4 << 20;
 /// Longest name that is kept (group, member, instance, client, protocol), in bytes: what a record's string can hold.
 pub const MAX_NAME_BYTES: usize = i16::MAX as usize;
+/// How often the removal of a deleted topic's offsets is tried while a shard is loading.
+pub const TOPICS_DELETED_TRIES: usize = 50;

@@ -225,10 +225,10 @@ impl GroupMachine {
                 self.with(&id, |group, cx| group.session_deadline(cx, &member));
             }
             TimerKey::Join(id) => {
-                self.with(&id, |group, cx| group.join_deadline(cx));
+                self.with(&id, Group::join_deadline);
             }
             TimerKey::Sync(id) => {
-                self.with(&id, |group, cx| group.sync_deadline(cx));
+                self.with(&id, Group::sync_deadline);
             }
             TimerKey::Commit(ticket) => {
                 let continuations = self.cx.give_up(ticket);

@@ -59,26 +59,26 @@ impl Store {
     pub fn apply(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<Applied, BadRecord> {
         match Key::decode(key)? {
             Key::Offset { group, topic, partition } => match value.map(OffsetValue::decode).transpose()? {
-                Some(value) => self.put_offset(group, topic, partition, value),
+                Some(value) => self.put_offset(&group, &topic, partition, value),
                 None => self.remove_offset(&group, &topic, partition),
             },
             Key::Group { group } => {
                 if let Some(value) = value {
                     GroupValue::decode(value)?;
                 }
-                self.set_group(group, value.map(Bytes::copy_from_slice));
+                self.set_group(&group, value.map(Bytes::copy_from_slice));
             }
             Key::Unknown { version } => return Ok(Applied::Skipped(version)),
         }
         Ok(Applied::Stored)
     }
 
-    fn put_offset(&mut self, group: String, topic: String, partition: i32, value: OffsetValue) {
-        self.live_bytes += offset_bytes(&group, &topic, &value);
-        let stored = self.groups.entry(group.clone()).or_default();
-        let partitions = stored.offsets.entry(topic.clone()).or_default();
+    fn put_offset(&mut self, group: &str, topic: &str, partition: i32, value: OffsetValue) {
+        self.live_bytes += offset_bytes(group, topic, &value);
+        let stored = self.groups.entry(group.to_owned()).or_default();
+        let partitions = stored.offsets.entry(topic.to_owned()).or_default();
         match partitions.insert(partition, value) {
-            Some(old) => self.live_bytes -= offset_bytes(&group, &topic, &old),
+            Some(old) => self.live_bytes -= offset_bytes(group, topic, &old),
             None => self.offsets += 1,
         }
     }
@@ -98,14 +98,14 @@ impl Store {
         }
     }
 
-    fn set_group(&mut self, group: String, value: Option<Bytes>) {
-        self.live_bytes += value.as_ref().map_or(0, |value| group_bytes(&group, value));
-        let stored = self.groups.entry(group.clone()).or_default();
+    fn set_group(&mut self, group: &str, value: Option<Bytes>) {
+        self.live_bytes += value.as_ref().map_or(0, |value| group_bytes(group, value));
+        let stored = self.groups.entry(group.to_owned()).or_default();
         if let Some(old) = std::mem::replace(&mut stored.value, value) {
-            self.live_bytes -= group_bytes(&group, &old);
+            self.live_bytes -= group_bytes(group, &old);
         }
         if stored.is_empty() {
-            self.groups.remove(&group);
+            self.groups.remove(group);
         }
     }
 

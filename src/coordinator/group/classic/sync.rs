@@ -89,13 +89,15 @@ impl Group {
         cx: &mut Context,
         request: &HeartbeatRequest,
     ) -> HeartbeatResponse {
-        let result = self.validate(&request.member_id, request.group_instance_id.as_deref()).and_then(|()| {
-            if request.generation_id == self.generation { Ok(()) } else { Err(ResponseError::IllegalGeneration) }
-        });
-        let error = result.err().or_else(|| {
+        let known = self.validate(&request.member_id, request.group_instance_id.as_deref());
+        let error = if known.is_err() {
+            known.err()
+        } else if request.generation_id != self.generation {
+            Some(ResponseError::IllegalGeneration)
+        } else {
             self.touch(cx, &request.member_id);
             self.is(State::PreparingRebalance).then_some(ResponseError::RebalanceInProgress)
-        });
+        };
         HeartbeatResponse::default().with_error_code(error.map_or(0, |error| error.code()))
     }
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
-    GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, OffsetCommitRequest, OffsetCommitResponse,
-    SyncGroupRequest, SyncGroupResponse, TopicName,
+    GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, OffsetCommitRequest,
+    OffsetCommitResponse, SyncGroupRequest, SyncGroupResponse, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
@@ -81,6 +82,13 @@ pub(super) fn sync_request(
 
 pub(super) fn heartbeat_request(group: &str, generation: i32, member: &str) -> HeartbeatRequest {
     HeartbeatRequest::default().with_group_id(gid(group)).with_generation_id(generation).with_member_id(s(member))
+}
+
+pub(super) fn leave_request(group: &str, members: &[(&str, Option<&str>)]) -> LeaveGroupRequest {
+    let members = members.iter().map(|(member, instance)| {
+        MemberIdentity::default().with_member_id(s(member)).with_group_instance_id(instance.map(s))
+    });
+    LeaveGroupRequest::default().with_group_id(gid(group)).with_members(members.collect())
 }
 
 pub(super) fn commit_request(group: &str, generation: i32, member: &str, offset: i64) -> OffsetCommitRequest {
@@ -155,6 +163,11 @@ impl Bench {
             machine.replay(&record.key, record.value.as_deref());
         }
         machine
+    }
+
+    /// The shard is given up.
+    pub(super) fn unload(&mut self) -> Vec<(ReplyTo, Reply)> {
+        self.machine.unload()
     }
 
     fn take(&mut self, effects: Effects<Reply>) {
