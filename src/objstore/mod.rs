@@ -6,10 +6,16 @@
 //! It never mentions topics, groups, users or transactions: keys and bytes only.
 
 pub mod backoff;
+pub mod fault;
+pub mod hedge;
 pub mod key;
 pub mod local;
 pub mod memory;
+pub mod metrics;
 pub mod open;
+pub mod operation;
+pub mod probe;
+pub mod retry;
 pub mod s3;
 pub mod unique;
 
@@ -28,7 +34,10 @@ use crate::base::ErrorKind;
 
 pub use self::local::LocalStore;
 pub use self::memory::MemoryStore;
+pub use self::metrics::Metrics;
 pub use self::open::{OpenOptions, open};
+pub use self::operation::Operation;
+pub use self::probe::{ProbeOptions, ProbeReport, probe};
 pub use self::s3::S3Options;
 pub use self::unique::{CommitOutcome, CreatePolicy, create_unique, create_unique_from_file};
 

@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use url::Url;
 
+use super::hedge::{HedgePolicy, HedgeStore};
 use super::local::LocalStore;
 use super::memory::MemoryStore;
+use super::metrics::{MeasuredStore, Metrics};
+use super::retry::{RetryPolicy, RetryStore};
 use super::s3::{S3Options, S3Store};
 use super::{ObjectStore, StoreError};
 use crate::base::{Clock, Rng};
@@ -18,14 +21,27 @@ pub struct OpenOptions {
     pub clock: Clock,
     /// Source of temporary names and jitter.
     pub rng: Rng,
+    /// Where requests are counted.
+    pub metrics: Metrics,
+    /// For `s3://`: how requests without a clear answer are repeated.
+    pub retry: RetryPolicy,
+    /// For `s3://`: when slow reads are sent twice; `None` for never.
+    pub hedge: Option<HedgePolicy>,
     /// For `s3://`.
     pub s3: S3Options,
 }
 
 impl OpenOptions {
-    /// Defaults with the given clock and randomness.
+    /// Defaults with the given clock and randomness; requests are counted where nobody looks.
     pub fn new(clock: Clock, rng: Rng) -> Self {
-        Self { clock, rng, s3: S3Options::default() }
+        Self {
+            clock,
+            rng,
+            metrics: Metrics::detached(),
+            retry: RetryPolicy::default(),
+            hedge: Some(HedgePolicy::default()),
+            s3: S3Options::default(),
+        }
     }
 }
 
@@ -85,23 +101,35 @@ fn file_path(text: &str, rest: &str) -> PathBuf {
     PathBuf::from(rest)
 }
 
-/// Opens the store that `url` names.
+/// Opens the store that `url` names. Whether it keeps its word in races is for [`super::probe`].
 ///
-/// Errors: `Config` (the URL), `Refused` (permissions, read-only disk), `Unavailable` (no answer yet; may be repeated).
+/// S3 stores are wrapped as `retry(hedge(measured(bucket)))`, so that the metrics see each request that is paid for; local
+/// and memory stores only as `measured(store)`, since there is nothing to gain from asking them again.
+///
+/// Errors: `Config` (the URL, no such bucket), `Refused` (permissions, credentials, read-only disk), `Unavailable` (no
+/// answer yet; may be repeated).
 pub async fn open(url: &str, options: OpenOptions) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    let OpenOptions { clock, rng, metrics, retry, hedge, s3 } = options;
+    let measured = |store: Arc<dyn ObjectStore>| -> Arc<dyn ObjectStore> {
+        Arc::new(MeasuredStore::new(store, metrics.clone(), clock.clone()))
+    };
     match Location::parse(url)? {
-        Location::Memory => Ok(Arc::new(MemoryStore::new(options.clock))),
+        Location::Memory => Ok(measured(Arc::new(MemoryStore::new(clock.clone())))),
         Location::File(root) => {
-            let opened = tokio::task::spawn_blocking(move || LocalStore::open(&root, &options.rng));
+            let opened = tokio::task::spawn_blocking(move || LocalStore::open(&root, &rng));
             let store = opened.await.map_err(|error| StoreError::Unavailable {
                 operation: "open",
                 key: url.to_owned(),
                 reason: error.to_string(),
             })??;
-            Ok(Arc::new(store))
+            Ok(measured(Arc::new(store)))
         }
         Location::S3 { bucket, prefix } => {
-            Ok(Arc::new(S3Store::open(&bucket, &prefix, options.s3, options.clock).await?))
+            let mut store = measured(Arc::new(S3Store::open(&bucket, &prefix, s3, clock.clone()).await?));
+            if let Some(policy) = hedge {
+                store = Arc::new(HedgeStore::new(store, policy, clock.clone(), metrics.clone()));
+            }
+            Ok(Arc::new(RetryStore::new(store, retry, clock.clone(), rng, metrics.clone())))
         }
     }
 }

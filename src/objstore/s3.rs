@@ -96,6 +96,8 @@ pub struct S3Store {
     bucket: String,
     /// Empty, or ends with a slash.
     prefix: String,
+    /// The server in words.
+    server: String,
     options: S3Options,
 }
 
@@ -108,7 +110,8 @@ impl S3Store {
         setup.check_bucket().await?;
         let client = setup.client(&options, clock)?;
         tracing::info!(bucket, prefix, endpoint = setup.endpoint_name(), region = setup.region, "object store opened");
-        Ok(Self { client, bucket: bucket.to_owned(), prefix: prefix.to_owned(), options })
+        let server = setup.endpoint_name().to_owned();
+        Ok(Self { client, bucket: bucket.to_owned(), prefix: prefix.to_owned(), server, options })
     }
 
     fn path(&self, key: &str) -> Result<Path, StoreError> {
@@ -184,7 +187,7 @@ impl S3Store {
 
 impl fmt::Debug for S3Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s3://{}/{}", self.bucket, self.prefix)
+        write!(f, "s3://{}/{} on {}", self.bucket, self.prefix, self.server)
     }
 }
 

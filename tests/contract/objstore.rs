@@ -6,10 +6,13 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 
 use esker::base::{Clock, ErrorKind, Rng};
+use esker::objstore::backoff::Backoff;
+use esker::objstore::fault::{Chances, Fault, FaultStore, Faults, Rule};
+use esker::objstore::retry::{RetryPolicy, RetryStore};
 use esker::objstore::s3::create_bucket;
 use esker::objstore::{
-    CommitOutcome, CreatePolicy, Created, ObjectMeta, ObjectStore, OpenOptions, Payload, S3Options, create_unique,
-    create_unique_from_file, open,
+    CommitOutcome, CreatePolicy, Created, Metrics, ObjectMeta, ObjectStore, OpenOptions, Operation, Payload,
+    ProbeOptions, S3Options, create_unique, create_unique_from_file, open, probe,
 };
 
 type Store = Arc<dyn ObjectStore>;
@@ -45,6 +48,9 @@ fn bytes(text: &str) -> Payload {
 }
 
 async fn run_all(lane: &Lane) {
+    let asked = ProbeOptions { marker: None, clock: Clock::system(), rng: Rng::system() };
+    let report = probe(&lane.store, &asked).await.unwrap();
+    println!("  the start-up probe accepts it: {report:?}");
     what_is_put_is_read(lane).await;
     ranges_are_half_open_and_cut(lane).await;
     absent_keys_are_named(lane).await;
@@ -285,6 +291,30 @@ async fn local() {
     let url = format!("file://{}/store", scratch.path().display());
     let store = open(&url, options()).await.unwrap();
     run_all(&Lane::new("objstore/file", &url, store)).await;
+}
+
+/// Trouble in front of everything that may be repeated, hidden by the retrying layer. Creates are only delayed: their
+/// doubts belong to their callers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn faulty_memory_behind_retries() {
+    let memory = open("memory://", options()).await.unwrap();
+    let faults = Faults::new(Rng::system());
+    faults.set_chances(Chances { delay: 0.05, delay_ms_max: 2, ..Chances::default() });
+    let idempotent = [Operation::get, Operation::size, Operation::put, Operation::delete, Operation::list];
+    for (at, operation) in idempotent.into_iter().cycle().take(300).enumerate() {
+        let fault = match at % 3 {
+            0 => Fault::Unavailable,
+            1 => Fault::LostReply,
+            _ => Fault::BreakAfter(at % 40),
+        };
+        let skip = if operation == Operation::list { at / 15 } else { at };
+        faults.add(Rule { skip: skip as u32, ..Rule::once(operation, "", fault) });
+    }
+    let faulty = Arc::new(FaultStore::new(memory, faults));
+    let policy = RetryPolicy { attempts: 20, backoff: Backoff { first_ms: 1, most_ms: 5 }, ..RetryPolicy::default() };
+    let metrics = Metrics::detached();
+    let store = RetryStore::new(faulty, policy, Clock::system(), Rng::system(), metrics);
+    run_all(&Lane::new("objstore/faulty", "this process", Arc::new(store))).await;
 }
 
 /// The S3 server that `tests/support/minio.sh run` started, if any.
