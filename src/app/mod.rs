@@ -9,7 +9,6 @@ mod listen;
 mod logging;
 mod serve;
 mod signals;
-#[allow(dead_code, reason = "wired by the next commit")]
 mod takeover;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! `esker serve`: one broker, from its settings to its end.
 //!
-//! Order of a start: data directory (lock, `VERSION`), ports, HTTP, metadata, object store. `/readyz` tells what the start
-//! is at. Nothing is written before the lock is held.
+//! Order of a start: data directory (lock, `VERSION`), ports, HTTP, metadata, object store, old streams finished and sealed,
+//! session, partitions taken over, log. `/readyz` tells what the start is at. Nothing is written before the lock is held.
 //!
 //! A start that fails or is stopped half-way leaves what a crash would leave. A panic in a task stops the process with exit
 //! code 1.
@@ -20,12 +20,16 @@ use super::identity;
 use super::listen::{self, Reserved};
 use super::logging::{self, Progress};
 use super::signals;
-use crate::base::{Clock, Rng, Tasks};
-use crate::cluster::KeySpace;
-use crate::config::{Loaded, MetadataSetting, ObjectStoreSetting, Settings};
+use super::takeover::{TakenOver, Takeover};
+use crate::base::{Clock, Rng, SessionId, Tasks};
+use crate::cluster::{self, Catalogue, DEFAULT_LEASE_TTL_MS, Identity, KeySpace, Registration, Sessions, TopicRules};
+use crate::config::{FsyncPolicy, Loaded, MetadataSetting, ObjectStoreSetting, Settings};
+use crate::format::metadata::BrokerRecord;
 use crate::frontend::http::{self, Readiness};
 use crate::meta::{EmbeddedMeta, MemoryMeta, MetaStore};
 use crate::objstore::{self, ObjectStore, OpenOptions};
+use crate::partition::recovery::RecoveryPlace;
+use crate::partition::{Log, LogLimits, LogOptions, WalFsync};
 
 /// Name of the cluster when `--cluster` does not say.
 const DEFAULT_CLUSTER: &str = "esker";
@@ -78,9 +82,10 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let kafka_address = kafka_port.local_addr()?;
     let registry = Arc::new(OnceLock::new());
     let http = HttpDoor::open(&base, http_port, registry.clone())?;
+    let doors = Doors { kafka: kafka_address, http: http.address };
 
     let started = tokio::select! {
-        started = start(&base, &mut data_dir, &registry) => Some(started),
+        started = start(&base, &mut data_dir, &registry, doors) => Some(started),
         () = stop.cancelled() => None,
     };
     base.progress.finish();
@@ -114,10 +119,17 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
 /// The parts of a broker that serves.
 struct Running {
     meta: Metadata,
+    registration: Registration,
+    log: Log,
 }
 
 /// Builds the broker from the bottom floor up.
-async fn start(base: &Base<'_>, data_dir: &mut DataDir, registry: &OnceLock<Registry>) -> anyhow::Result<Running> {
+async fn start(
+    base: &Base<'_>,
+    data_dir: &mut DataDir,
+    registry: &OnceLock<Registry>,
+    doors: Doors,
+) -> anyhow::Result<Running> {
     let Base { settings, clock, rng, .. } = base;
     let broker = &settings.broker;
     let mut metrics = Registry::default();
@@ -135,14 +147,66 @@ async fn start(base: &Base<'_>, data_dir: &mut DataDir, registry: &OnceLock<Regi
         data_dir.belong_to(&cluster_id, broker.broker_id, rng.uuid())?;
     }
 
+    base.phase("reading the catalogue");
+    let cluster_metrics = cluster::Metrics::register(&mut metrics);
+    let rules = TopicRules {
+        default_partitions: settings.topics.num_partitions,
+        max_topics: settings.topics.max_topics,
+        max_partitions: settings.topics.max_partitions,
+        ..TopicRules::default()
+    };
+    let catalogue = Catalogue::open(
+        meta.store.clone(),
+        keys.clone(),
+        rules,
+        clock.clone(),
+        rng.clone(),
+        cluster_metrics.clone(),
+        &base.tasks,
+    )
+    .await?;
+    let in_memory = broker.object_store == ObjectStoreSetting::Memory;
+    let takeover = Takeover {
+        sessions: &Sessions { store: meta.store.clone(), keys: keys.clone(), clock: clock.clone() },
+        identity: &Identity {
+            broker_id: broker.broker_id,
+            directory_id: data_dir.directory_id().unwrap_or_else(|| rng.uuid()),
+            host: host_name(),
+            pid: std::process::id(),
+        },
+        lease_ttl_ms: DEFAULT_LEASE_TTL_MS,
+        catalogue: &catalogue,
+        place: RecoveryPlace {
+            store: store.clone(),
+            wal_root: data_dir.path().join("wal"),
+            lost: data_dir.path().join("lost"),
+            rng: rng.clone(),
+        },
+        has_wal: !in_memory,
+    };
+    let options = |session| log_options(base, session, &store, data_dir);
+    let TakenOver { registration, log, lost_files } =
+        takeover.run(options, &mut metrics, |what| base.phase(what)).await?;
+    for file in &lost_files {
+        tracing::error!(file = %file.display(), "acks=0/1 records that could not be committed any more are kept in this file");
+    }
+    registration.keep_alive(&base.tasks, cluster_metrics);
+    registration.announce(&broker_record(settings, registration.session(), doors)?).await?;
+
     let _ = registry.set(metrics);
-    Ok(Running { meta })
+    Ok(Running { meta, registration, log })
 }
 
 impl Running {
     /// Takes no more work, commits what is open, closes what is open.
     async fn stop(self, base: &Base<'_>) {
+        if let Err(error) = self.log.close().await {
+            tracing::warn!(%error, "what is open could not be committed; the next start finishes it");
+        }
         base.tasks.stop().await;
+        if let Err(error) = self.registration.release().await {
+            tracing::warn!(%error, "the broker id could not be given back; the next start takes it over");
+        }
         self.meta.close().await;
     }
 }
@@ -178,6 +242,64 @@ impl Metadata {
             embedded.close().await;
         }
     }
+}
+
+/// Where this process listens.
+#[derive(Debug, Clone, Copy)]
+struct Doors {
+    kafka: SocketAddr,
+    http: SocketAddr,
+}
+
+/// What clients and other brokers are told of this one.
+fn broker_record(settings: &Settings, session: SessionId, doors: Doors) -> anyhow::Result<BrokerRecord> {
+    let advertised = settings.kafka.advertise.clone().unwrap_or_else(|| doors.kafka.to_string());
+    let (host, port) = advertised.rsplit_once(':').context("advertise is host:port")?;
+    Ok(BrokerRecord {
+        session,
+        host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+        port: port.parse().context("advertise is host:port")?,
+        rack: settings.broker.zone.clone(),
+        endpoints: [("http".to_owned(), doors.http.to_string())].into(),
+    })
+}
+
+/// The settings of the log in its own words.
+fn log_options(base: &Base<'_>, session: SessionId, store: &Arc<dyn ObjectStore>, data_dir: &DataDir) -> LogOptions {
+    let (log, broker) = (&base.settings.log, &base.settings.broker);
+    let in_memory = broker.object_store == ObjectStoreSetting::Memory;
+    LogOptions {
+        session,
+        limits: LogLimits {
+            flush_bytes: u32::try_from(log.flush_bytes).unwrap_or(u32::MAX),
+            flush_linger_us: log.flush_linger_ms * 1000,
+            flush_idle_us: log.flush_idle_ms * 1000,
+            idle_cuts_per_s: if log.put_rate_per_s.is_finite() { (log.put_rate_per_s.ceil() as u32).max(1) } else { 0 },
+            idle_cuts_burst: log.put_burst,
+            uploads: log.upload_concurrency,
+            unflushed_bytes: log.unflushed_bytes as u64,
+            wal_disk_bytes: log.wal_disk_bytes,
+            memory_tail_bytes: log.memory_tail_bytes as u64,
+            checkpoint_segments: log.checkpoint_segments,
+            checkpoint_interval_us: log.checkpoint_interval_ms * 1000,
+            ..LogLimits::default()
+        },
+        wal_root: (!in_memory).then(|| data_dir.path().join("wal")),
+        wal_fsync: match log.wal_fsync {
+            FsyncPolicy::Group => WalFsync::Group,
+            FsyncPolicy::Never => WalFsync::Never,
+        },
+        hedge_after_ms: (log.hedge_after_ms > 0).then_some(log.hedge_after_ms),
+        store: store.clone(),
+        clock: base.clock.clone(),
+        rng: base.rng.clone(),
+        tasks: base.tasks.clone(),
+    }
+}
+
+/// This machine's name, for people.
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// The setting as a URL again, with the directory absolute.

@@ -60,6 +60,7 @@ impl Takeover<'_> {
         let registration = self.sessions.register(self.identity, self.lease_ttl_ms).await?;
         let session = registration.session();
         self.catalogue.lead_as(session);
+        self.become_controller(&registration).await?;
         self.assign(session).await?;
         phase("loading the partitions");
         let acquired = self.load(session, streams).await?;
@@ -103,6 +104,18 @@ impl Takeover<'_> {
             streams.insert(session, finished.stream);
         }
         Ok(lost_files)
+    }
+
+    /// Assignments are the controller's to change; this version runs one broker, which is it.
+    async fn become_controller(&self, registration: &Registration) -> anyhow::Result<()> {
+        if !registration.campaign().await? {
+            bail!("another broker controls this cluster; this version runs one broker per cluster");
+        }
+        let mut versions = self.catalogue.subscribe();
+        while self.catalogue.image().controller != Some(registration.session()) {
+            versions.changed().await.context("the catalogue has stopped")?;
+        }
+        Ok(())
     }
 
     async fn assign(&self, session: SessionId) -> anyhow::Result<()> {
@@ -151,7 +164,7 @@ impl Takeover<'_> {
     }
 }
 
-fn newest_state(
+pub(super) fn newest_state(
     partition: TopicPartition,
     assignment: &AssignmentRecord,
     streams: &mut HashMap<SessionId, StreamState>,

@@ -8,12 +8,16 @@ use super::cli::{Action, parse};
 use super::data_dir::{DataDir, DataDirError};
 use super::identity;
 use super::listen::{ListenError, reserve};
-use crate::base::{Clock, Rng};
+use super::takeover::newest_state;
+use crate::base::{Clock, Rng, SessionId, TopicPartition};
 use crate::cluster::KeySpace;
 use crate::format::FormatError;
 use crate::format::identity::Identity;
+use crate::format::metadata::{AssignmentRecord, FromStream};
+use crate::format::state::PartitionState;
 use crate::meta::{MemoryMeta, MetaStore};
 use crate::objstore::{MemoryStore, ObjectStore, Payload};
+use crate::partition::stream::StreamState;
 
 fn arguments(text: &str) -> Vec<OsString> {
     text.split_whitespace().map(OsString::from).collect()
@@ -25,6 +29,28 @@ fn no_file(_: &str) -> std::io::Result<String> {
 
 fn try_parse(text: &str) -> Result<Action, String> {
     parse(arguments(text), &BTreeMap::new(), no_file).map_err(|error| error.0)
+}
+
+#[test]
+fn a_state_is_taken_only_from_the_epoch_it_is_listed_with() {
+    let partition = TopicPartition::new(Uuid::from_u128(1), 0);
+    let session = |epoch| SessionId { broker_id: 1, epoch };
+    let stream = |epoch: u64, leader_epoch| {
+        let state = PartitionState { leader_epoch, next_offset: epoch as i64, ..PartitionState::default() };
+        let partitions = [(partition, state)].into();
+        (session(epoch), StreamState { session: session(epoch), next_seq: 9, sealed: true, partitions })
+    };
+    let from = |epoch, leader_epoch| FromStream { session: session(epoch), leader_epoch, sealed_seq: 9 };
+    let taken = |from: &[FromStream]| {
+        let mut streams = [stream(1, 0), stream(2, 1), stream(3, 5)].into();
+        let assignment = AssignmentRecord { session: session(9), leader_epoch: 9, from: from.to_vec() };
+        newest_state(partition, &assignment, &mut streams).next_offset
+    };
+    assert_eq!(taken(&[from(2, 1), from(1, 0)]), 2);
+    // Session 3 led it under epoch 5 once; under 6 it died before its Acquired was committed.
+    assert_eq!(taken(&[from(3, 6), from(2, 1)]), 2);
+    assert_eq!(taken(&[from(4, 7), from(1, 0)]), 1);
+    assert_eq!(taken(&[]), 0);
 }
 
 #[test]

@@ -129,7 +129,7 @@ impl Key {
             Kind::Count(min, max) => format!("{min}..{max}"),
             Kind::Choice(words) => words.join(", "),
             Kind::Flag => "true, false".to_owned(),
-            Kind::Rate => "above 0, or unlimited".to_owned(),
+            Kind::Rate => "1 or more, or unlimited".to_owned(),
             Kind::Text(_) | Kind::Address => String::new(),
         }
     }
@@ -159,10 +159,10 @@ impl Key {
                 "false" | "no" | "off" | "0" => Ok(Value::Flag(false)),
                 _ => Err("must be true or false".to_owned()),
             },
-            Kind::Rate => match text.parse::<f64>() {
-                _ if text == "unlimited" => Ok(Value::Rate(f64::INFINITY)),
-                Ok(rate) if rate > 0.0 && rate.is_finite() => Ok(Value::Rate(rate)),
-                _ => Err("must be a number per second above 0, or 'unlimited'".to_owned()),
+            Kind::Rate if text == "unlimited" => Ok(Value::Rate(f64::INFINITY)),
+            Kind::Rate => match text.parse::<u32>() {
+                Ok(rate) if rate > 0 => Ok(Value::Rate(f64::from(rate))),
+                _ => Err("must be a whole number per second, 1 or more, or 'unlimited'".to_owned()),
             },
             Kind::Choice(words) if words.contains(&text) => Ok(Value::Text(text.to_owned())),
             Kind::Choice(words) => Err(format!("must be one of: {}", words.join(", "))),
