@@ -225,17 +225,19 @@ class Broker:
         self._prepare_esker(data, extra, f"file://{data}")
 
     def _prepare_s3(self, data, _settings, extra, _heap):
-        """`minio.sh start DIR` prints KEY=VALUE lines for the environment, with ESKER_S3_SERVER naming the server."""
+        """The S3 server of the other tests: `minio.sh start DIR` writes the environment to DIR/env."""
         folder = self.folder / "s3"
         folder.mkdir()
-        printed = subprocess.run([str(ROOT / "tests/support/minio.sh"), "start", str(folder)], check=True, text=True,
-                                 stdout=subprocess.PIPE).stdout
-        env = dict(line.removeprefix("export ").split("=", 1) for line in printed.splitlines() if "=" in line)
-        self.state["env"] = env
+        subprocess.run([str(ROOT / "tests/support/minio.sh"), "start", str(folder)], check=True, stdout=sys.stderr)
         self.state["s3"] = str(folder)
-        bucket = env.get("ESKER_S3_BUCKET", "esker")
-        server = env.get("ESKER_S3_SERVER", "an S3 server")
-        self._prepare_esker(data, ["--object-store", f"s3://{bucket}/clients-{uuid.uuid4().hex[:8]}", *extra], server)
+        self._save()
+        env = {}
+        for line in (folder / "env").read_text().splitlines():
+            key, _, value = line.removeprefix("export ").partition("=")
+            env[key] = value.strip("'")
+        self.state["env"] = env
+        server = env["ESKER_TEST_S3_SERVER"]
+        self._prepare_esker(data, ["--object-store", "s3://esker-clients/suite", *extra], f"s3:// ({server})")
 
     # -- inside
 
