@@ -31,6 +31,9 @@ use super::producers::{self, Verdict};
 use super::segment_buffer::{Block, CutSegment, OpenSegment};
 use super::tail::TailBudget;
 
+#[cfg(test)]
+mod tests;
+
 /// The time of an input.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {

@@ -1,0 +1,114 @@
+//! Mark and sweep over the store's listing. Pure: listings, references and time come in, keys to delete go out.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::base::SessionId;
+use crate::format::keys;
+use crate::format::prelude::PRELUDE_BYTES;
+use crate::format::state::ObjectRef;
+use crate::objstore::ObjectMeta;
+
+/// Seals stay at least this long after they were written (DESIGN 2.3), in milliseconds.
+pub const SEAL_KEPT_MS: i64 = 7 * 24 * 3600 * 1000;
+/// Checkpoints of a live stream that stay: the newest, and one in case it is damaged.
+pub const CHECKPOINTS_KEPT: usize = 2;
+/// Most objects marked at a time; the rest is marked in later passes.
+pub const MAX_MARKS: usize = 200_000;
+
+/// What must stay, as known at one moment before the listing began.
+#[derive(Debug, Clone, Default)]
+pub struct LiveSet {
+    /// Objects that some partition's index names.
+    pub objects: HashSet<ObjectRef>,
+    /// Streams that are written, or that a recovery or a takeover may still read.
+    pub streams: HashSet<SessionId>,
+    /// Streams known to have ended and to be needed by nobody.
+    pub ended: HashSet<SessionId>,
+}
+
+/// Remembers marks between passes.
+#[derive(Debug, Default)]
+pub struct Collector {
+    grace_ms: u64,
+    marks: HashMap<String, u64>,
+}
+
+impl Collector {
+    /// Objects go `grace_ms` after they were first found unreferenced, if they still are.
+    pub fn new(grace_ms: u64) -> Self {
+        Self { grace_ms, marks: HashMap::new() }
+    }
+
+    /// Objects marked now.
+    pub fn marked(&self) -> usize {
+        self.marks.len()
+    }
+
+    /// One pass over everything under `log/` and `ckpt/`. Returns the keys that may be deleted now.
+    pub fn pass(
+        &mut self,
+        live: &LiveSet,
+        segments: &[ObjectMeta],
+        checkpoints: &[ObjectMeta],
+        boot_ms: u64,
+        wall_ms: i64,
+    ) -> Vec<String> {
+        let newest = newest_checkpoints(checkpoints);
+        let mut garbage: Vec<&str> = Vec::new();
+        for meta in segments {
+            let Some((session, seq)) = keys::parse_segment(&meta.key) else { continue };
+            let covered = live.ended.contains(&session)
+                || (live.streams.contains(&session) && oldest_kept(&newest, session).is_some_and(|kept| seq <= kept));
+            let referenced = live.objects.contains(&ObjectRef::Segment { session, seq });
+            let young_seal = meta.size_bytes == PRELUDE_BYTES as u64 && wall_ms - meta.modified_ms < SEAL_KEPT_MS;
+            if covered && !referenced && !young_seal {
+                garbage.push(&meta.key);
+            }
+        }
+        for meta in checkpoints {
+            let Some((session, seq)) = keys::parse_checkpoint(&meta.key) else { continue };
+            let replaced =
+                live.streams.contains(&session) && oldest_kept(&newest, session).is_some_and(|kept| seq < kept);
+            if replaced || live.ended.contains(&session) {
+                garbage.push(&meta.key);
+            }
+        }
+        self.sweep(&garbage, boot_ms)
+    }
+
+    fn sweep(&mut self, garbage: &[&str], boot_ms: u64) -> Vec<String> {
+        let still: HashSet<&str> = garbage.iter().copied().collect();
+        self.marks.retain(|key, _| still.contains(key.as_str()));
+        let mut delete = Vec::new();
+        for key in garbage {
+            match self.marks.get(*key) {
+                Some(since) if boot_ms.saturating_sub(*since) >= self.grace_ms => delete.push((*key).to_owned()),
+                None if self.marks.len() < MAX_MARKS => {
+                    self.marks.insert((*key).to_owned(), boot_ms);
+                }
+                _ => {}
+            }
+        }
+        delete
+    }
+}
+
+type Newest = HashMap<SessionId, Vec<u64>>;
+
+fn newest_checkpoints(checkpoints: &[ObjectMeta]) -> Newest {
+    let mut by_session: Newest = HashMap::new();
+    for (session, seq) in checkpoints.iter().filter_map(|meta| keys::parse_checkpoint(&meta.key)) {
+        by_session.entry(session).or_default().push(seq);
+    }
+    for seqs in by_session.values_mut() {
+        seqs.sort_unstable_by(|a, b| b.cmp(a));
+        seqs.truncate(CHECKPOINTS_KEPT);
+    }
+    by_session
+}
+
+/// The oldest checkpoint that stays: segments after it are needed to recover from it. `None` while there are fewer than
+/// [`CHECKPOINTS_KEPT`]: then the stream may have to be read from its first segment.
+fn oldest_kept(newest: &Newest, session: SessionId) -> Option<u64> {
+    newest.get(&session).filter(|seqs| seqs.len() == CHECKPOINTS_KEPT).and_then(|seqs| seqs.last().copied())
+}

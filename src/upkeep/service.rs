@@ -1,0 +1,162 @@
+//! The tasks: retention and garbage collection at an interval, expiry of idle producers.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use uuid::Uuid;
+
+use crate::base::{Clock, ErrorKind, Tasks, TopicPartition};
+use crate::cluster::{Catalogue, Sessions};
+use crate::format::keys;
+use crate::objstore::{ObjectMeta, ObjectStore, StoreError};
+use crate::partition::Log;
+
+use super::collect::{Collector, LiveSet};
+use super::metrics::UpkeepMetrics;
+use super::retention::{RetentionRule, new_log_start};
+
+/// Deletes under way at a time.
+const PARALLEL_DELETES: usize = 16;
+
+/// Paces of upkeep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpkeepSettings {
+    /// Milliseconds between two looks.
+    pub interval_ms: u64,
+    /// Milliseconds between an object's first and second mark, at least.
+    pub grace_ms: u64,
+    /// Milliseconds after its last write that an idempotent producer is forgotten (`producer.id.expiration.ms`).
+    pub producer_expiration_ms: u64,
+}
+
+/// What upkeep works on.
+#[derive(Debug, Clone)]
+pub struct Upkeep {
+    /// The log of this session.
+    pub log: Log,
+    /// Topics, their settings, and `from` lists.
+    pub catalogue: Catalogue,
+    /// Which sessions have ended.
+    pub sessions: Arc<Sessions>,
+    /// Paces.
+    pub settings: UpkeepSettings,
+    /// Time.
+    pub clock: Clock,
+    /// Counters.
+    pub metrics: UpkeepMetrics,
+}
+
+impl Upkeep {
+    /// Runs until the tasks are stopped.
+    pub fn start(self, tasks: &Tasks) {
+        let stopping = tasks.stopping();
+        tasks.spawn("upkeep", async move {
+            let mut collector = Collector::new(self.settings.grace_ms);
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_millis(self.settings.interval_ms)) => {}
+                    () = stopping.cancelled() => return,
+                }
+                tokio::select! {
+                    () = self.round(&mut collector) => {}
+                    () = stopping.cancelled() => return,
+                }
+            }
+        });
+    }
+
+    /// One look at everything.
+    pub async fn round(&self, collector: &mut Collector) {
+        let now_ms = self.clock.wall_ms();
+        self.log.expire_producers(now_ms.saturating_sub_unsigned(self.settings.producer_expiration_ms));
+        self.retain(now_ms).await;
+        if let Err(error) = self.collect(collector).await {
+            tracing::warn!(%error, "garbage collection goes on with the next round");
+        }
+    }
+
+    async fn retain(&self, now_ms: i64) {
+        let image = self.catalogue.image();
+        let mut rules: HashMap<Uuid, RetentionRule> = HashMap::new();
+        for topic in image.topics().filter(|topic| topic.settings.cleanup_delete) {
+            let (retention_ms, retention_bytes) = (topic.settings.retention_ms, topic.settings.retention_bytes);
+            rules.insert(topic.id, RetentionRule { retention_ms, retention_bytes });
+        }
+        let mut moves: Vec<(TopicPartition, i64)> = Vec::new();
+        self.log.each_state(|partition, state| {
+            let rule = rules.get(&partition.topic_id);
+            if let Some(start) = rule.and_then(|rule| new_log_start(state, *rule, now_ms)) {
+                moves.push((partition, start));
+            }
+        });
+        for (partition, start) in moves {
+            match self.log.move_log_start(partition, start).await {
+                Ok(_) => {
+                    self.metrics.retention_moves.inc();
+                    tracing::debug!(%partition, start, "retention moved log start");
+                }
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                Err(error) => tracing::warn!(%partition, %error, "retention could not move log start"),
+            }
+        }
+    }
+
+    /// References are taken before the listing: an object that appears later is newer than every mark.
+    async fn collect(&self, collector: &mut Collector) -> Result<(), StoreError> {
+        let Some(live) = self.live_set().await else { return Ok(()) };
+        let store = self.log.store();
+        let segments: Vec<ObjectMeta> = store.list(keys::LOG_PREFIX, None).try_collect().await?;
+        let checkpoints: Vec<ObjectMeta> = store.list(keys::CHECKPOINT_PREFIX, None).try_collect().await?;
+        self.metrics.stored_objects.set((segments.len() + checkpoints.len()) as i64);
+        let sizes: HashMap<&str, u64> =
+            segments.iter().chain(&checkpoints).map(|meta| (meta.key.as_str(), meta.size_bytes)).collect();
+        self.metrics.stored_bytes.set(sizes.values().sum::<u64>() as i64);
+        let delete = collector.pass(&live, &segments, &checkpoints, self.clock.boot_ms(), self.clock.wall_ms());
+        self.metrics.marked_objects.set(collector.marked() as i64);
+        let deletes = delete.iter().map(|key| delete_one(store.clone(), key.clone()));
+        let mut deletes = stream::iter(deletes.collect::<Vec<_>>()).buffer_unordered(PARALLEL_DELETES);
+        while let Some(deleted) = deletes.next().await {
+            let key = deleted?;
+            self.metrics.deleted_objects.inc();
+            self.metrics.deleted_bytes.inc_by(sizes.get(key.as_str()).copied().unwrap_or(0));
+        }
+        Ok(())
+    }
+
+    /// `None` while the metadata store cannot say which sessions have ended: then nothing is collected.
+    async fn live_set(&self) -> Option<LiveSet> {
+        let sessions = match self.sessions.all().await {
+            Ok(sessions) => sessions,
+            Err(error) => {
+                tracing::warn!(%error, "garbage collection waits for the metadata store");
+                return None;
+            }
+        };
+        let image = self.catalogue.image();
+        let mut live = LiveSet::default();
+        live.streams.insert(self.log.session());
+        for topic in image.topics() {
+            for assignment in &topic.partitions {
+                live.streams.insert(assignment.session);
+                live.streams.extend(assignment.from.iter().map(|from| from.session));
+            }
+        }
+        let read: HashSet<_> = live.streams.clone();
+        for (session, sealed) in sessions {
+            if sealed.is_none() {
+                live.streams.insert(session);
+            } else if !read.contains(&session) {
+                live.ended.insert(session);
+            }
+        }
+        self.log.each_state(|_, state| live.objects.extend(state.runs.iter().map(|run| run.object)));
+        Some(live)
+    }
+}
+
+async fn delete_one(store: Arc<dyn ObjectStore>, key: String) -> Result<String, StoreError> {
+    store.delete(&key).await?;
+    Ok(key)
+}
