@@ -39,7 +39,8 @@ impl TokenBucket {
     fn fill(&mut self, now_us: u64) {
         let elapsed_us = now_us.saturating_sub(self.filled_us);
         self.filled_us = self.filled_us.max(now_us);
-        self.millionths = (self.millionths + elapsed_us.saturating_mul(self.rate_per_s)).min(self.burst_millionths);
+        self.millionths =
+            self.millionths.saturating_add(elapsed_us.saturating_mul(self.rate_per_s)).min(self.burst_millionths);
     }
 }
 
