@@ -7,6 +7,7 @@
 //! wal/       write-ahead files
 //! objects/   the objects, unless they are elsewhere
 //! cache/     pages of objects
+//! store-proof.json   that the S3 store was proven (see objstore::probe)
 //! lost/      what could not be committed after a crash (DESIGN: never deleted silently)
 //! ```
 //!
@@ -107,7 +108,7 @@ impl DataDir {
         let identity = match File::open(&version) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // LOCK, and what a first start that was cut short may have left.
-                let ours = ["LOCK", "VERSION.new", "meta", "lost+found"];
+                let ours = ["LOCK", "VERSION.new", "meta", "objects", "store-proof.json", "lost+found"];
                 for entry in fs::read_dir(&path).map_err(fail("listing", &path))? {
                     let name = entry.map_err(fail("listing", &path))?.file_name();
                     if !ours.iter().any(|known| name == *known) {

@@ -17,27 +17,27 @@ use crate::format::keys::CLUSTER;
 use crate::meta::MetaStore;
 use crate::objstore::{Created, ObjectStore, Payload, StoreError};
 
-/// The id of the cluster that all three belong to; places that were empty are marked as its own.
+/// The id of the cluster that all of them belong to (a store in memory leaves the data directory out); places that were empty are marked as its own.
 pub async fn settle(
     meta: &Arc<dyn MetaStore>,
     keys: &KeySpace,
     store: &dyn ObjectStore,
     store_name: &str,
-    data_dir: &DataDir,
+    data_dir: Option<&DataDir>,
     clock: &Clock,
     rng: &Rng,
 ) -> anyhow::Result<String> {
     let name = format!("the object store {store_name}");
-    let bucket = Place { cluster_id: read(store, &name).await?, name };
-    let directory = Place {
+    let bucket = Place { cluster_id: read(store, &name).await?, name: name.clone() };
+    let directory = data_dir.map(|data_dir| Place {
         name: format!("the data directory '{}'", data_dir.path().display()),
         cluster_id: data_dir.cluster_id().map(str::to_owned),
-    };
-    let places = [bucket, directory];
+    });
+    let unmarked = bucket.cluster_id.is_none();
+    let places: Vec<Place> = std::iter::once(bucket).chain(directory).collect();
     let cluster_id = settle_cluster_id(meta, keys, &places, clock, rng).await?;
-    let [bucket, _] = places;
-    if bucket.cluster_id.is_none() {
-        mark(store, bucket.name, &cluster_id).await?;
+    if unmarked {
+        mark(store, name, &cluster_id).await?;
     }
     Ok(cluster_id)
 }

@@ -27,7 +27,8 @@ use crate::config::{FsyncPolicy, Loaded, MetadataSetting, ObjectStoreSetting, Se
 use crate::format::metadata::BrokerRecord;
 use crate::frontend::http::{self, Readiness};
 use crate::meta::{EmbeddedMeta, MemoryMeta, MetaStore};
-use crate::objstore::{self, ObjectStore, OpenOptions};
+use crate::objstore::hedge::HedgePolicy;
+use crate::objstore::{self, ObjectStore, OpenOptions, ProbeOptions, S3Options, probe};
 use crate::partition::recovery::RecoveryPlace;
 use crate::partition::{Log, LogLimits, LogOptions, WalFsync};
 
@@ -141,9 +142,22 @@ async fn start(
 
     base.phase("opening the object store");
     let url = store_url(&broker.object_store)?;
-    let store: Arc<dyn ObjectStore> = objstore::open(&url, OpenOptions::new(clock.clone(), rng.clone())).await?;
-    let cluster_id = identity::settle(&meta.store, &keys, &*store, &url, data_dir, clock, rng).await?;
-    if broker.object_store != ObjectStoreSetting::Memory {
+    let store = objstore::open(&url, store_options(base, &mut metrics)).await?;
+    if broker.object_store.is_remote() {
+        base.phase("proving that the object store lets one of several creates win");
+        let marker = Some(data_dir.path().join("store-proof.json"));
+        let report = probe(&store, &ProbeOptions { marker, clock: clock.clone(), rng: rng.clone() }).await?;
+        tracing::info!(
+            store = url,
+            remembered = report.remembered,
+            took_ms = report.took_ms,
+            "the object store may be used"
+        );
+    }
+    let in_memory = broker.object_store == ObjectStoreSetting::Memory;
+    let directory = (!in_memory).then_some(&*data_dir);
+    let cluster_id = identity::settle(&meta.store, &keys, &*store, &url, directory, clock, rng).await?;
+    if !in_memory {
         data_dir.belong_to(&cluster_id, broker.broker_id, rng.uuid())?;
     }
 
@@ -165,7 +179,6 @@ async fn start(
         &base.tasks,
     )
     .await?;
-    let in_memory = broker.object_store == ObjectStoreSetting::Memory;
     let takeover = Takeover {
         sessions: &Sessions { store: meta.store.clone(), keys: keys.clone(), clock: clock.clone() },
         identity: &Identity {
@@ -262,6 +275,19 @@ fn broker_record(settings: &Settings, session: SessionId, doors: Doors) -> anyho
         rack: settings.broker.zone.clone(),
         endpoints: [("http".to_owned(), doors.http.to_string())].into(),
     })
+}
+
+/// The settings of the object store in its own words.
+fn store_options(base: &Base<'_>, metrics: &mut Registry) -> OpenOptions {
+    let settings = &base.settings.store;
+    let defaults = OpenOptions::new(base.clock.clone(), base.rng.clone());
+    let least_ms = settings.get_hedge_after_ms;
+    OpenOptions {
+        metrics: objstore::Metrics::register(metrics),
+        hedge: (least_ms > 0).then(|| HedgePolicy { least_ms, ..HedgePolicy::default() }),
+        s3: S3Options { request_timeout_ms: settings.request_timeout_ms, ..defaults.s3 },
+        ..defaults
+    }
 }
 
 /// The settings of the log in its own words.

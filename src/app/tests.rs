@@ -178,20 +178,20 @@ async fn a_store_belongs_to_the_cluster_that_came_first() {
     let mut a_dir = DataDir::open(&temp.path().join("a"), 1).unwrap();
     let b_dir = DataDir::open(&temp.path().join("b"), 1).unwrap();
     let store = MemoryStore::new(clock.clone());
-    let a = identity::settle(&metas[0], &keys, &store, "memory://", &a_dir, &clock, &rng).await.unwrap();
+    let a = identity::settle(&metas[0], &keys, &store, "memory://", Some(&a_dir), &clock, &rng).await.unwrap();
     assert_eq!(a.len(), 22);
     a_dir.belong_to(&a, 1, Uuid::nil()).unwrap();
-    let again = identity::settle(&metas[0], &keys, &store, "memory://", &a_dir, &clock, &rng).await.unwrap();
+    let again = identity::settle(&metas[0], &keys, &store, "memory://", Some(&a_dir), &clock, &rng).await.unwrap();
     assert_eq!(again, a);
-    let settled = identity::settle(&metas[1], &keys, &store, "memory://", &b_dir, &clock, &rng).await;
+    let settled = identity::settle(&metas[1], &keys, &store, "memory://", Some(&b_dir), &clock, &rng).await;
     let refused = settled.unwrap_err().to_string();
     assert!(refused.contains(&format!("the object store memory:// belongs to cluster {a}")), "{refused}");
     let empty = MemoryStore::new(clock.clone());
-    let settled = identity::settle(&metas[1], &keys, &empty, "memory://", &a_dir, &clock, &rng).await;
+    let settled = identity::settle(&metas[1], &keys, &empty, "memory://", Some(&a_dir), &clock, &rng).await;
     let refused = settled.unwrap_err().to_string();
     assert!(refused.contains("the data directory") && refused.contains(&a), "{refused}");
     store.put("cluster", Payload::from(bytes::Bytes::from_static(b"something else"))).await.unwrap();
-    assert!(identity::settle(&metas[0], &keys, &store, "memory://", &a_dir, &clock, &rng).await.is_err());
+    assert!(identity::settle(&metas[0], &keys, &store, "memory://", Some(&a_dir), &clock, &rng).await.is_err());
 }
 
 #[tokio::test]

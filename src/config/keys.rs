@@ -137,11 +137,7 @@ pub const KEYS: &[Key] = &[
         "Segments uploaded at once.", set!(log.upload_concurrency = size)),
     key!("upload.hedge_after", Kind::Duration(0, MINUTE), Default::Is("2s"), false,
         "An upload that has not answered for this long is sent a second time; 0 never.",
-        |settings, value| {
-            settings.log.hedge_after_ms = value.number();
-            settings.store.put_hedge_after_ms = value.number();
-            Ok(())
-        }),
+        set!(log.hedge_after_ms = number)),
     key!("memory.unflushed", Kind::Size(MIB, TIB), Default::Is("128MiB"), false,
         "Bytes taken from producers and not yet committed. At the limit producers wait.",
         set!(log.unflushed_bytes = size)),
@@ -161,13 +157,11 @@ pub const KEYS: &[Key] = &[
         "Time between checkpoints.", set!(log.checkpoint_interval_ms = number)),
     key!("checkpoint.segments", Kind::Count(1, 1_000_000), Default::Is("512"), false,
         "Segments between checkpoints.", set!(log.checkpoint_segments = number)),
-    key!("store.hedge_after", Kind::Duration(0, MINUTE), Default::Is("400ms"), false,
-        "A GET that has not answered for this long is asked a second time; 0 never.",
+    key!("store.hedge_after", Kind::Duration(0, MINUTE), Default::Is("10ms"), false,
+        "A GET of an S3 store that is slower than nearly all before it, and than this, is asked a second time; 0 never.",
         set!(store.get_hedge_after_ms = number)),
-    key!("store.request_timeout", Kind::Duration(100, HOUR), Default::Is("30s"), false,
-        "One try of a request to the object store.", set!(store.request_timeout_ms = number)),
-    key!("store.max_requests", Kind::Count(1, 10_000), Default::Is("256"), false,
-        "Requests to the object store at once.", set!(store.max_requests = size)),
+    key!("store.request_timeout", Kind::Duration(100, HOUR), Default::Is("10s"), false,
+        "One try of a request to an S3 store, besides what its bytes need at 1 MiB/s.", set!(store.request_timeout_ms = number)),
     key!("cache.memory", Kind::Size(MIB, TIB), Default::Is("64MiB"), false,
         "Memory for pages of objects.", set!(cache.memory_bytes = number)),
     key!("cache.disk", Kind::Size(0, 1024 * TIB), Default::ByStore { local: "0", s3: "4GiB" }, false,

@@ -103,19 +103,15 @@ pub enum MetadataSetting {
 /// The object store client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreSettings {
-    /// A GET that has not answered after this many ms is asked a second time; 0 never.
+    /// A GET that is slower than nearly all before it, and than this many ms, is asked a second time; 0 never.
     pub get_hedge_after_ms: u64,
-    /// An upload that has not answered after this many ms is sent a second time; 0 never.
-    pub put_hedge_after_ms: u64,
     /// One try of a request is given up after this many ms.
     pub request_timeout_ms: u64,
-    /// Connections (requests at once) to the store.
-    pub max_requests: usize,
 }
 
 impl Default for StoreSettings {
     fn default() -> Self {
-        Self { get_hedge_after_ms: 400, put_hedge_after_ms: 2_000, request_timeout_ms: 30_000, max_requests: 256 }
+        Self { get_hedge_after_ms: 10, request_timeout_ms: 10_000 }
     }
 }
 
