@@ -1,4 +1,4 @@
-//! Keeping a log that nobody compacts from growing for ever (docs/adr/0003).
+//! Keeping a log that nobody compacts from growing for ever (`docs/adr/0003-coordinator-logs-rewrite-themselves.md`).
 //!
 //! When the log is much larger than the live state, the live state is appended again, slice by slice, as ordinary
 //! records; when the last slice is committed, log start moves to the first slice. A slice holds the values of its own

@@ -4,7 +4,7 @@
 //! belong to protocols that are not served here (KIP-848, KIP-932) and are skipped. A value starts with its own
 //! version; a missing value is a tombstone. Reading accepts every version that Kafka has written; writing uses what
 //! Kafka 4.x writes: offset values 3 (1 when the client asked for a retention time), group values 3. Version 4 is the
-//! flexible form of 3, kept for reading.
+//! flexible form of 3, kept for reading. The layout is in `docs/formats/consumer-offsets.md`.
 
 mod value;
 mod wire;

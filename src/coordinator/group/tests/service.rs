@@ -28,7 +28,7 @@ struct World {
 }
 
 impl World {
-    fn new(log: FakeLog) -> Self {
+    fn new(log: &FakeLog) -> Self {
         let clock = ManualClock::starting_at(START_WALL_MS);
         let tasks = Tasks::new();
         let mut registry = Registry::default();
@@ -46,7 +46,7 @@ impl World {
     }
 
     /// Leads every partition, and has loaded it.
-    async fn leading(log: FakeLog) -> Self {
+    async fn leading(log: &FakeLog) -> Self {
         let world = Self::new(log);
         for partition in 0..50 {
             world.groups.elect(partition);
@@ -97,12 +97,12 @@ impl World {
 #[tokio::test(start_paused = true)]
 async fn what_is_committed_is_there_after_a_restart() {
     let log = FakeLog::default();
-    let world = World::leading(log.clone()).await;
+    let world = World::leading(&log).await;
     for n in 0..20 {
         assert_eq!(world.commit(&format!("g{n}"), 100 + n).await, 0);
     }
     world.tasks.stop().await;
-    let world = World::leading(log).await;
+    let world = World::leading(&log).await;
     for n in 0..20 {
         assert_eq!(world.fetch(&format!("g{n}")).await, (0, 100 + n));
     }
@@ -113,7 +113,7 @@ async fn what_is_committed_is_there_after_a_restart() {
 #[tokio::test(start_paused = true)]
 async fn a_commit_is_answered_when_it_is_durable_and_a_fetch_waits_for_it() {
     let log = FakeLog::default();
-    let world = World::leading(log.clone()).await;
+    let world = World::leading(&log).await;
     let shard = world.groups.partition_for("g");
     log.hold(true);
     let mut commit = world.commit("g", 5).boxed();
@@ -130,7 +130,7 @@ async fn a_commit_is_answered_when_it_is_durable_and_a_fetch_waits_for_it() {
 #[tokio::test(start_paused = true)]
 async fn several_appends_are_in_flight_at_once() {
     let log = FakeLog::default();
-    let world = World::leading(log.clone()).await;
+    let world = World::leading(&log).await;
     let shard = world.groups.partition_for("g");
     log.hold(true);
     let commits: Vec<_> = (0..10)
@@ -151,7 +151,7 @@ async fn several_appends_are_in_flight_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_append_is_never_seen_and_the_shard_comes_back() {
     let log = FakeLog::default();
-    let world = World::leading(log.clone()).await;
+    let world = World::leading(&log).await;
     let shard = world.groups.partition_for("g");
     assert_eq!(world.commit("g", 1).await, 0);
     log.hold(true);
@@ -174,7 +174,7 @@ async fn a_lost_append_is_never_seen_and_the_shard_comes_back() {
 #[tokio::test(start_paused = true)]
 async fn a_commit_that_takes_too_long_gets_a_retriable_error() {
     let log = FakeLog::default();
-    let world = World::leading(log.clone()).await;
+    let world = World::leading(&log).await;
     let shard = world.groups.partition_for("g");
     log.hold(true);
     let groups = world.groups.clone();
@@ -193,7 +193,7 @@ async fn a_commit_that_takes_too_long_gets_a_retriable_error() {
 async fn a_shard_that_loads_says_so_and_one_that_is_elsewhere_too() {
     let log = FakeLog::default();
     log.make_unreadable(true);
-    let world = World::new(log.clone());
+    let world = World::new(&log);
     let shard = world.groups.partition_for("g");
     assert_eq!(world.commit("g", 1).await, ResponseError::NotCoordinator.code());
     world.groups.elect(shard);
@@ -214,7 +214,7 @@ async fn a_shard_that_loads_says_so_and_one_that_is_elsewhere_too() {
 #[tokio::test(start_paused = true)]
 async fn a_new_shard_waits_for_what_the_old_one_has_in_flight() {
     let log = FakeLog::default();
-    let world = World::leading(log.clone()).await;
+    let world = World::leading(&log).await;
     let shard = world.groups.partition_for("g");
     log.hold(true);
     let commit = world.groups.offset_commit(9, commit_request("g", -1, "", 4));
@@ -234,7 +234,7 @@ async fn a_new_shard_waits_for_what_the_old_one_has_in_flight() {
 #[tokio::test(start_paused = true)]
 async fn a_static_member_outlives_the_broker() {
     let log = FakeLog::default();
-    let world = World::leading(log.clone()).await;
+    let world = World::leading(&log).await;
     let join = world.start_join(static_join("g", "", "i1"));
     world.settle().await;
     world.advance(100).await;
@@ -245,7 +245,7 @@ async fn a_static_member_outlives_the_broker() {
     assert_eq!((synced.error_code, synced.assignment), (0, "mine".into()));
     world.tasks.stop().await;
 
-    let world = World::leading(log).await;
+    let world = World::leading(&log).await;
     assert_eq!(world.groups.heartbeat(heartbeat_request("g", 1, &member)).await.error_code, 0);
     let back = world.start_join(static_join("g", "", "i1"));
     world.settle().await;
@@ -259,7 +259,7 @@ async fn a_static_member_outlives_the_broker() {
 
 #[tokio::test(start_paused = true)]
 async fn sessions_end_by_the_shards_own_timer() {
-    let world = World::leading(FakeLog::default()).await;
+    let world = World::leading(&FakeLog::default()).await;
     let join = world.start_join(static_join("g", "", "i1"));
     world.settle().await;
     world.advance(100).await;
@@ -272,7 +272,7 @@ async fn sessions_end_by_the_shards_own_timer() {
 #[tokio::test(start_paused = true)]
 async fn a_long_log_is_rewritten_to_its_live_state() {
     let log = FakeLog::default();
-    let world = World::leading(log.clone()).await;
+    let world = World::leading(&log).await;
     let shard = world.groups.partition_for("g");
     // Another group of the same shard that is written once, first.
     let other = (0..10_000).map(|n| format!("o{n}")).find(|id| world.groups.partition_for(id) == shard).unwrap();
@@ -287,7 +287,7 @@ async fn a_long_log_is_rewritten_to_its_live_state() {
     assert!(log.log_start(shard) > 1000, "log start is {}", log.log_start(shard));
     assert!(log.bytes(shard) < 3 << 20, "{} bytes are left", log.bytes(shard));
     world.tasks.stop().await;
-    let world = World::leading(log).await;
+    let world = World::leading(&log).await;
     assert_eq!(world.fetch("g").await, (0, 1499));
     assert_eq!(world.fetch(&other).await, (0, 77));
 }
@@ -295,7 +295,7 @@ async fn a_long_log_is_rewritten_to_its_live_state() {
 #[tokio::test(start_paused = true)]
 async fn a_log_of_tombstones_is_dropped_whole() {
     let log = FakeLog::default();
-    let world = World::leading(log.clone()).await;
+    let world = World::leading(&log).await;
     let shard = world.groups.partition_for("g");
     let metadata = "m".repeat(4000);
     for offset in 0..1040 {
@@ -316,14 +316,14 @@ async fn a_log_of_tombstones_is_dropped_whole() {
 #[tokio::test(start_paused = true)]
 async fn idle_shards_do_nothing() {
     let log = FakeLog::default();
-    let world = World::leading(log.clone()).await;
+    let world = World::leading(&log).await;
     world.advance(60_000).await;
     assert_eq!(log.appends(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn metrics_tell_what_is_there() {
-    let world = World::leading(FakeLog::default()).await;
+    let world = World::leading(&FakeLog::default()).await;
     let join = world.start_join(static_join("g", "", "i1"));
     world.settle().await;
     world.advance(100).await;
@@ -347,7 +347,7 @@ async fn metrics_tell_what_is_there() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dynamic_member_joins_through_the_service() {
-    let world = World::leading(FakeLog::default()).await;
+    let world = World::leading(&FakeLog::default()).await;
     let first = world.groups.join_group(World::caller(), join_request("g", "")).await;
     assert_eq!(first.error_code, ResponseError::MemberIdRequired.code());
     assert!(first.member_id.starts_with("c-") && first.member_id.len() == 38, "{}", &*first.member_id);
