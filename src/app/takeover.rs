@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail};
 use prometheus_client::registry::Registry;
 
-use crate::base::{SessionId, TopicPartition};
+use crate::base::{SessionId, TopicPartition, crash};
 use crate::cluster::{Catalogue, Identity, Registration, Sessions};
 use crate::format::metadata::AssignmentRecord;
 use crate::format::state::PartitionState;
@@ -59,9 +59,11 @@ impl Takeover<'_> {
         phase("registering");
         let registration = self.sessions.register(self.identity, self.lease_ttl_ms).await?;
         let session = registration.session();
+        crash::point("takeover-after-register");
         self.catalogue.lead_as(session);
         self.become_controller(&registration).await?;
         self.assign(session).await?;
+        crash::point("takeover-after-assign");
         phase("loading the partitions");
         let acquired = self.load(session, streams).await?;
         let held: Vec<(TopicPartition, i32)> =
@@ -69,6 +71,7 @@ impl Takeover<'_> {
         let count = held.len();
         phase(&format!("taking over {count} partitions"));
         let log = Log::start(options(session), acquired, metrics).await?;
+        crash::point("takeover-after-acquired");
         self.catalogue.clear_from(session, &held).await.map_err(|error| anyhow!("{error}"))?;
         tracing::info!(%session, partitions = count, "session started");
         Ok(TakenOver { registration, log, lost_files })
@@ -97,6 +100,7 @@ impl Takeover<'_> {
             .await
             .with_context(|| format!("cannot finish the stream of session {session}"))?;
             tracing::info!(%session, sealed_at = finished.stream.next_seq, uploaded = finished.uploaded_segments, "old session finished and sealed");
+            crash::point("recovery-before-mark");
             if on_record.get(&session) == Some(&false) {
                 self.sessions.mark_sealed(session, finished.stream.next_seq).await?;
             }

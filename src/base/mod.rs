@@ -4,6 +4,7 @@
 //! a simulator can replace them; `clippy.toml` bans the standard library's ambient clocks everywhere else.
 
 pub mod clock;
+pub mod crash;
 pub mod ids;
 pub mod kind;
 pub mod rng;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::base::{Rng, SessionId, TopicPartition};
+use crate::base::{Rng, SessionId, TopicPartition, crash};
 use crate::format::entry::Entry;
 use crate::format::keys;
 use crate::format::prelude::{ObjectKind, Prelude, encode_seal};
@@ -73,9 +73,11 @@ pub async fn finish_stream(
             finished.lost_files.push(kept);
         }
     }
+    crash::point("recovery-before-seal");
     if !finished.stream.sealed {
         seal(place, &mut finished.stream).await?;
     }
+    crash::point("recovery-after-seal");
     directory.remove_all()?;
     Ok(finished)
 }
@@ -120,6 +122,7 @@ async fn append_file(
     }
     match upload(place, stream.session, &scanned, chunks, path).await? {
         CommitOutcome::Committed => {
+            crash::point("recovery-after-upload");
             let applied = stream.apply(seq, sorted(&scanned));
             applied.map_err(|source| StreamError::DoesNotFit { key: keys::segment(stream.session, seq), source })?;
             Ok(Step { appended: true, go_on: scanned.complete })

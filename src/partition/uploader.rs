@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::base::crash;
 use crate::format::prelude::{ObjectKind, Prelude};
 use crate::format::{checkpoint, keys};
 use crate::objstore::unique::{CommitOutcome, CreatePolicy, create_unique, create_unique_from_file};
@@ -70,6 +71,7 @@ async fn upload(log: Log, work: UploadWork) {
     let key = keys::segment(log.session(), work.seq);
     let stopping = log.0.tasks.stopping();
     let mut failures = 0_u64;
+    crash::point("upload-before-create");
     loop {
         match upload_once(&log, &key, &work).await {
             Ok(CommitOutcome::Committed) => break,
@@ -90,6 +92,7 @@ async fn upload(log: Log, work: UploadWork) {
     if failures > 0 {
         tracing::info!(%key, failures, "the segment is uploaded after all");
     }
+    crash::point("upload-after-create");
     let commits = log.0.machine.lock().uploaded(work.seq);
     match commits {
         Ok(commits) => commits.iter().for_each(|commit| committed(&log, commit)),
@@ -160,6 +163,7 @@ fn committed(log: &Log, commit: &Committed) {
         metrics.partitions.set(machine.partitions().count() as i64);
         machine.checkpoint_due(now_us)
     };
+    crash::point("commit-before-reply");
     log.0.progress.send_modify(|progress| progress.committed = progress.committed.max(commit.seq + 1));
     log.notify(&commit.touched);
     log.0.room.notify_waiters();
@@ -213,8 +217,10 @@ pub async fn write_checkpoint(log: &Log) {
     };
     let Some((seq, bytes)) = encoded else { return };
     let length = bytes.len();
+    crash::point("checkpoint-before-put");
     match log.0.store.put(&keys::checkpoint(session, seq), bytes.into()).await {
         Ok(()) => {
+            crash::point("checkpoint-after-put");
             log.0.metrics.checkpoints.inc();
             log.0.metrics.checkpoint_bytes.set(length as i64);
             tracing::debug!(%session, seq, bytes = length, "checkpoint written");

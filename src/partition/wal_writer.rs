@@ -7,6 +7,7 @@
 use std::thread;
 use std::time::Duration;
 
+use crate::base::crash;
 use crate::wal::{WalDir, WalError, WalFile};
 
 use super::machine::{Ticket, WalWork};
@@ -114,9 +115,11 @@ impl Writer {
             self.current = Some((work.seq, self.directory.start(work.seq)?));
         }
         let Some((_, file)) = &mut self.current else { return Ok(()) };
+        crash::point("wal-before-write");
         for block in &work.blocks {
             file.write_at(u64::from(block.position), &block.bytes)?;
         }
+        crash::point("wal-after-write");
         if work.sync && self.log.0.wal_fsync == WalFsync::Group {
             let committed = self.log.0.progress.borrow().committed;
             self.unsynced.retain(|(seq, _)| *seq >= committed);
@@ -125,6 +128,7 @@ impl Writer {
             }
             self.unsynced.clear();
             file.sync()?;
+            crash::point("wal-after-sync");
             self.log.0.metrics.wal_syncs.inc();
         } else if self.unsynced.len() > 64 {
             let committed = self.log.0.progress.borrow().committed;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
-use crate::base::{Clock, ErrorKind, Tasks, TopicPartition};
+use crate::base::{Clock, ErrorKind, Tasks, TopicPartition, crash};
 use crate::cluster::{Catalogue, Sessions};
 use crate::format::keys;
 use crate::objstore::{ObjectMeta, ObjectStore, StoreError};
@@ -157,6 +157,7 @@ impl Upkeep {
 }
 
 async fn delete_one(store: Arc<dyn ObjectStore>, key: String) -> Result<String, StoreError> {
+    crash::point("collect-before-delete");
     store.delete(&key).await?;
     Ok(key)
 }
