@@ -208,7 +208,10 @@ impl Catalogue {
         piece.compare(key.clone(), 0);
         piece.put(key, record.encode());
         for (chunk, number) in first_chunks(record.partitions, session).iter().zip(0..) {
-            piece.put(self.shared.keys.key(&Key::Assignments(record.id, number)), chunk.encode());
+            let key = self.shared.keys.key(&Key::Assignments(record.id, number));
+            // An id is never used twice, not even by a weak random generator.
+            piece.compare(key.clone(), 0);
+            piece.put(key, chunk.encode());
         }
         piece
     }

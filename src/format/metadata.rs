@@ -4,6 +4,9 @@
 //! refuses a version above its own ([`MetadataError::Newer`]). Keys are in `cluster/keys.rs`; `docs/formats/metadata.md`
 //! describes both. Nothing here is written per segment or per batch.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;

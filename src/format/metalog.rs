@@ -6,13 +6,19 @@
 //! ```text
 //! file    magic "ESKRMETA" · version u32 (1) · crc u32 of the 12 bytes before
 //! record  mark u32 · payload length u32 · crc u32 of these 8 bytes · crc u32 of the payload · payload
-//! payload kind u8 (1 change, 2 snapshot part) · revision u64 · count u32 · that many operations
+//! payload kind u8 (1 change, 2 part of a snapshot, 3 last part of it) · revision u64 · count u32 · that many operations
 //! put     1 u8 · key length u32 · key (UTF-8) · create revision u64 · mod revision u64 · lease i64 · value length u32 · value
 //! delete  2 u8 · key length u32 · key
 //! ```
 //!
+//! A file begins with a snapshot (of nothing, when it is new), which is whole before the file gets its name; changes follow,
+//! each with the next revision.
+//!
 //! CRCs are CRC-32C. A record is only written once the one before is durable, so at most the last record of a file can be
 //! torn; [`scan`] tells a torn tail (cut it, its change was never acknowledged) from damage (stop).
+
+#[cfg(test)]
+mod tests;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm::Crc32Iscsi, checksum};
@@ -27,11 +33,22 @@ const RECORD_HEADER_BYTES: usize = 16;
 /// Smallest unit that a disk writes whole.
 const SECTOR_BYTES: usize = 512;
 
+/// What a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordKind {
+    /// The next change.
+    Change,
+    /// A part of the snapshot that the file begins with; more follow.
+    SnapshotPart,
+    /// The last part of the snapshot.
+    SnapshotEnd,
+}
+
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Whether it is a part of a snapshot instead of the next change.
-    pub snapshot: bool,
+    /// What it is.
+    pub kind: RecordKind,
     /// The store's revision after it.
     pub revision: u64,
     /// What it does, in order.
@@ -99,7 +116,11 @@ pub fn header() -> [u8; HEADER_BYTES] {
 pub fn encode(record: &Record, into: &mut BytesMut) {
     let start = into.len();
     into.put_bytes(0, RECORD_HEADER_BYTES);
-    into.put_u8(if record.snapshot { 2 } else { 1 });
+    into.put_u8(match record.kind {
+        RecordKind::Change => 1,
+        RecordKind::SnapshotPart => 2,
+        RecordKind::SnapshotEnd => 3,
+    });
     into.put_u64_le(record.revision);
     into.put_u32_le(record.operations.len() as u32);
     for operation in &record.operations {
@@ -132,27 +153,34 @@ pub fn scan(file: &Bytes) -> Result<(Vec<Record>, usize), MetalogError> {
     check_header(file)?;
     let mut records: Vec<Record> = Vec::new();
     let mut position = HEADER_BYTES;
+    let mut in_snapshot = true;
     while position < file.len() {
+        let damaged = |reason| MetalogError::Damaged { position, reason };
         match read_record(file, position) {
             Ok((record, next)) => {
-                let damaged = |reason| Err(MetalogError::Damaged { position, reason });
-                match records.last() {
-                    Some(last) if !record.snapshot && record.revision != last.revision + 1 => {
-                        return damaged("it does not follow the one before");
-                    }
-                    Some(last) if record.snapshot && (!last.snapshot || record.revision != last.revision) => {
-                        return damaged("a snapshot in the middle of the file");
-                    }
-                    _ => records.push(record),
+                let last = records.last().map(|last| last.revision);
+                let follows = if in_snapshot {
+                    record.kind != RecordKind::Change && last.is_none_or(|last| record.revision == last)
+                } else {
+                    record.kind == RecordKind::Change
+                        && last.and_then(|last| last.checked_add(1)) == Some(record.revision)
+                };
+                if !follows {
+                    return Err(damaged("it does not follow the one before"));
                 }
+                in_snapshot = record.kind == RecordKind::SnapshotPart;
+                records.push(record);
                 position = next;
             }
-            Err(reason) if is_torn(file, position) => {
+            Err(reason) if !in_snapshot && is_torn(file, position) => {
                 tracing::debug!(position, reason, "the metadata file ends in a torn record");
                 break;
             }
-            Err(reason) => return Err(MetalogError::Damaged { position, reason }),
+            Err(reason) => return Err(damaged(reason)),
         }
+    }
+    if in_snapshot {
+        return Err(MetalogError::Damaged { position, reason: "the snapshot ends too early" });
     }
     Ok((records, position))
 }
@@ -230,9 +258,10 @@ fn read_record(file: &Bytes, position: usize) -> Result<(Record, usize), &'stati
 }
 
 fn decode(mut payload: Bytes) -> Option<Record> {
-    let snapshot = match payload.try_get_u8().ok()? {
-        1 => false,
-        2 => true,
+    let kind = match payload.try_get_u8().ok()? {
+        1 => RecordKind::Change,
+        2 => RecordKind::SnapshotPart,
+        3 => RecordKind::SnapshotEnd,
         _ => return None,
     };
     let revision = payload.try_get_u64_le().ok()?;
@@ -251,7 +280,7 @@ fn decode(mut payload: Bytes) -> Option<Record> {
             _ => return None,
         });
     }
-    payload.is_empty().then_some(Record { snapshot, revision, operations })
+    payload.is_empty().then_some(Record { kind, revision, operations })
 }
 
 fn put_bytes(into: &mut BytesMut, bytes: &[u8]) {

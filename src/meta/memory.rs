@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -13,6 +14,9 @@ use super::machine::{Change, Judged, Machine};
 use super::watchers::Watchers;
 use super::{Compare, KeyValue, MetaError, MetaStore, Snapshot, TxnOutcome, Watch, Write};
 use crate::base::Clock;
+
+/// Pause between two looks at the leases, in milliseconds.
+const TICK_MS: u64 = 100;
 
 /// The store.
 #[derive(Clone)]
@@ -31,6 +35,18 @@ impl MemoryMeta {
     /// An empty store.
     pub fn new(clock: Clock) -> Self {
         Self { clock, state: Arc::default() }
+    }
+
+    /// Ends leases in time from a task, too, for as long as the store is used; for clocks that move by themselves.
+    pub fn with_ticks(self) -> Self {
+        let (state, clock) = (Arc::downgrade(&self.state), self.clock.clone());
+        tokio::spawn(async move {
+            while let Some(state) = state.upgrade() {
+                Self { clock: clock.clone(), state }.tick();
+                tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
+            }
+        });
+        self
     }
 
     /// Ends the leases whose time is over, for watchers to see it without another operation.

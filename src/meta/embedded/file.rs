@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::format::metalog::{self, MetalogError, Operation, Record};
+use crate::format::metalog::{self, MetalogError, Operation, Record, RecordKind};
 use crate::meta::machine::{Change, Machine};
 use crate::meta::{Event, KeyValue, MetaError};
 
@@ -131,18 +131,17 @@ fn corrupt(path: &Path, error: &MetalogError) -> MetaError {
 
 fn snapshot_of(machine: &Machine) -> Vec<Record> {
     let revision = machine.revision();
-    let mut records = vec![Record { snapshot: true, revision, operations: Vec::new() }];
-    let mut bytes = 0;
+    let part = || Record { kind: RecordKind::SnapshotPart, revision, operations: Vec::new() };
+    let (mut records, mut record, mut bytes) = (Vec::new(), part(), 0);
     for entry in machine.range("").entries {
         if bytes > SNAPSHOT_RECORD_BYTES {
-            records.push(Record { snapshot: true, revision, operations: Vec::new() });
+            records.push(std::mem::replace(&mut record, part()));
             bytes = 0;
         }
         bytes += entry.key.len() + entry.value.len();
-        if let Some(record) = records.last_mut() {
-            record.operations.push(put_of(&entry));
-        }
+        record.operations.push(put_of(&entry));
     }
+    records.push(Record { kind: RecordKind::SnapshotEnd, ..record });
     records
 }
 
@@ -163,7 +162,7 @@ fn record_of(change: &Change) -> Record {
         Event::Resync => None,
     };
     let operations = change.events.iter().filter_map(operation).collect();
-    Record { snapshot: false, revision: change.revision, operations }
+    Record { kind: RecordKind::Change, revision: change.revision, operations }
 }
 
 fn change_of(record: Record) -> Change {
