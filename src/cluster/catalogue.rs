@@ -179,7 +179,9 @@ impl Catalogue {
         let local = match self.controller(image) {
             Ok(local) => local,
             Err(error) => {
-                planned.iter().for_each(|(at, _)| answers[*at] = Some(Err(error.clone())));
+                for (at, _) in &planned {
+                    answers[*at] = Some(Err(error.clone()));
+                }
                 return;
             }
         };
@@ -410,7 +412,8 @@ async fn follow(shared: Arc<Shared>, mut fold: Fold, mut revision: u64, tasks: T
                 return;
             }
             Some(Err(error)) => {
-                tracing::warn!(%error, "the catalogue does not follow the metadata store; trying again")
+                shared.metrics.watch_errors.inc();
+                tracing::warn!(%error, "the catalogue does not follow the metadata store; trying again");
             }
         }
         let pause = tokio::time::sleep(Duration::from_millis(FOLLOW_RETRY_MS));

@@ -16,7 +16,7 @@ pub mod image;
 pub mod keys;
 pub mod limits;
 pub mod metrics;
-pub mod placement;
+mod placement;
 mod producer_ids;
 mod registration;
 #[cfg(test)]

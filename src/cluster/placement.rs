@@ -94,7 +94,7 @@ impl Catalogue {
 }
 
 /// The assignment after its leader's stream was sealed, or `None` if its leader is not among the `sealed`.
-pub fn take_over(
+pub(super) fn take_over(
     assignment: &AssignmentRecord,
     session: SessionId,
     sealed: &HashMap<SessionId, u64>,

@@ -13,6 +13,8 @@ use crate::format::metadata::BrokerRecord;
 use crate::meta::{MemoryMeta, MetaStore};
 
 const TTL_MS: u64 = 10_000;
+/// Every life draws other ids.
+static LIVES: AtomicU64 = AtomicU64::new(0);
 
 /// One broker of a cluster.
 struct Bench {
@@ -60,8 +62,6 @@ async fn bench_on(store: Arc<dyn MetaStore>, time: ManualClock, rules: TopicRule
 
 async fn catalogue(store: &Arc<dyn MetaStore>, clock: &Clock, rules: TopicRules) -> (Tasks, Catalogue) {
     let tasks = Tasks::new();
-    // Every life draws other ids.
-    static LIVES: AtomicU64 = AtomicU64::new(0);
     let rng = Rng::seeded(LIVES.fetch_add(1, Ordering::Relaxed));
     let (clock, metrics) = (clock.clone(), Metrics::default());
     let opened = Catalogue::open(store.clone(), keys(), rules, clock, rng, metrics, &tasks).await;

@@ -26,7 +26,7 @@ pub struct Watchers {
     history: VecDeque<Change>,
     history_events: usize,
     history_bytes: usize,
-    watchers: Vec<Watcher>,
+    open: Vec<Watcher>,
 }
 
 #[derive(Debug)]
@@ -56,14 +56,14 @@ impl Watchers {
                 watcher.offer(change);
             }
         }
-        self.watchers.retain(|watcher| !watcher.events.is_closed());
-        self.watchers.push(watcher);
+        self.open.retain(|watcher| !watcher.events.is_closed());
+        self.open.push(watcher);
         watch
     }
 
     /// Tells every watcher of a change that has become durable.
     pub fn publish(&mut self, change: Change) {
-        self.watchers.retain_mut(|watcher| {
+        self.open.retain_mut(|watcher| {
             watcher.offer(&change);
             !watcher.events.is_closed()
         });

@@ -125,7 +125,7 @@ struct Row {
     doc: &'static str,
 }
 
-fn row(name: &'static str, kind: ConfigType, value: impl ToString, doc: &'static str) -> Row {
+fn row(name: &'static str, kind: ConfigType, value: impl std::fmt::Display, doc: &'static str) -> Row {
     Row { name, kind, value: Some(value.to_string()), doc }
 }
 

@@ -83,7 +83,7 @@ impl Reader<'_> {
     fn text(&self, name: &str) -> &str {
         let Some(config) = find(name) else { return "" };
         let valid = |value: &&String| rule::check(config.name, config.kind, config.rule, value).is_ok();
-        let from = |configs: &Configs| configs.get(name).filter(valid).is_some();
+        let from = |configs: &Configs| configs.get(name).as_ref().is_some_and(valid);
         if from(self.configs) {
             self.configs[name].trim()
         } else if from(&self.defaults.0) {
