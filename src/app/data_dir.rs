@@ -108,7 +108,15 @@ impl DataDir {
         let identity = match File::open(&version) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // LOCK, and what a first start that was cut short may have left.
-                let ours = ["LOCK", "VERSION.new", "meta", "objects", "store-proof.json", "lost+found"];
+                let ours = [
+                    "LOCK",
+                    "VERSION.new",
+                    "meta",
+                    "objects",
+                    "store-proof.json",
+                    "store-proof.json.new",
+                    "lost+found",
+                ];
                 for entry in fs::read_dir(&path).map_err(fail("listing", &path))? {
                     let name = entry.map_err(fail("listing", &path))?.file_name();
                     if !ours.iter().any(|known| name == *known) {

@@ -1,4 +1,4 @@
-//! Objects as files below one directory: `file://PATH`.
+//! Objects as files below one directory: `file://PATH`. The layout is in docs/formats/object-stores.md.
 //!
 //! Invariants
 //! - A key is the file's path below the root. A file appears under its key only whole and synced: the bytes are written to

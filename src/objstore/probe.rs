@@ -4,7 +4,8 @@
 //! but several win a race. On such a store two brokers could both believe that they committed, so it is refused. The rest
 //! of what Esker uses (reads, ranges, listings, deletes) is tried once as well.
 //!
-//! Proof is remembered in a file of the caller's, by the store's name, so that a restart asks only for one object. A crash
+//! Proof is remembered in a file of the caller's (docs/formats/object-stores.md), by the store's name, so that a restart
+//! asks only for one object. A crash
 //! leaves objects below `probe/`, which nothing refers to.
 
 use std::collections::BTreeMap;
@@ -38,7 +39,7 @@ const REMEMBERED_MAX: usize = 64;
 /// What the probe needs.
 #[derive(Debug, Clone)]
 pub struct ProbeOptions {
-    /// Where proof is kept; `None` to ask every time.
+    /// Where proof is kept, a file that only this process writes; `None` to ask every time (a local store answers at once).
     pub marker: Option<PathBuf>,
     /// For the age of proof.
     pub clock: Clock,
@@ -263,7 +264,7 @@ fn remember(path: &Path, name: &str, options: &ProbeOptions) {
     }
     let proof = Proof { probe_version: PROBE_VERSION, proved_ms: options.clock.wall_ms() };
     marker.stores.insert(name.to_owned(), proof);
-    let temp = path.with_extension(format!("{}.tmp", options.rng.uuid().simple()));
+    let temp = path.with_extension("json.new");
     let written = serde_json::to_vec_pretty(&marker)
         .map_err(std::io::Error::other)
         .and_then(|text| std::fs::write(&temp, text))
