@@ -20,6 +20,7 @@
 
 pub mod bytes;
 pub mod hybrid;
+pub mod lru;
 pub mod memory;
 pub mod metrics;
 mod read_ahead;

@@ -1,0 +1,8 @@
+#![allow(clippy::disallowed_methods, reason = "paused time is measured by its own clock")]
+
+mod damage;
+mod model;
+mod properties;
+mod session;
+mod spans;
+mod timestamps;
