@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use crate::base::TopicPartition;
-use crate::partition::{Isolation, LogError, PartitionView, ReadPlan, Run};
+use crate::partition::{Isolation, Log, LogError, PartitionView, ReadPlan, Run};
 
 /// Drop it to end the subscription.
 pub type Subscription = Box<dyn Any + Send>;
@@ -32,4 +32,28 @@ pub trait LogView: fmt::Debug + Send + Sync + 'static {
 
     /// `waiter.notify_one()` is called at each commit in, or loss of, any of the partitions, until the guard is dropped.
     fn subscribe(&self, partitions: &[TopicPartition], waiter: Arc<Notify>) -> Subscription;
+}
+
+impl LogView for Log {
+    fn view(&self, partition: TopicPartition) -> Result<PartitionView, LogError> {
+        Self::view(self, partition)
+    }
+
+    fn plan_read(
+        &self,
+        partition: TopicPartition,
+        offset: i64,
+        max_bytes: usize,
+        isolation: Isolation,
+    ) -> Result<ReadPlan, LogError> {
+        Self::plan_read(self, partition, offset, max_bytes, isolation)
+    }
+
+    fn runs_from(&self, partition: TopicPartition, offset: i64) -> Result<(PartitionView, Vec<Run>), LogError> {
+        Self::runs_from(self, partition, offset)
+    }
+
+    fn subscribe(&self, partitions: &[TopicPartition], waiter: Arc<Notify>) -> Subscription {
+        Box::new(Self::subscribe(self, partitions, &waiter))
+    }
 }

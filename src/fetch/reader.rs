@@ -321,7 +321,7 @@ impl Reader {
             }
             drop(footers);
             if planned.is_spent() {
-                self.load_ahead(partition, runs, next);
+                self.load_ahead(partition, next, reading.isolation);
             }
             let mut reads = stream::iter(jobs)
                 .map(|(object, run_end, spans)| async move {
@@ -403,18 +403,24 @@ impl Reader {
         }
     }
 
-    /// Loads what a reader that goes on forward will ask for next.
-    fn load_ahead(&self, partition: TopicPartition, runs: &[Run], next: i64) {
-        let from = runs.partition_point(|run| run.next_offset <= next);
+    /// Loads what a reader that goes on forward will ask for next; the page cache itself loads ahead within the object
+    /// that is being read.
+    fn load_ahead(&self, partition: TopicPartition, next: i64, isolation: Isolation) {
+        if self.settings.objects_ahead == 0 {
+            return;
+        }
+        let most = usize::try_from(self.settings.bytes_ahead).unwrap_or(usize::MAX);
+        let Ok(ReadPlan { source: ReadSource::Runs(runs), .. }) = self.log.plan_read(partition, next, most, isolation)
+        else {
+            return;
+        };
         let mut left = self.settings.bytes_ahead;
-        // The page cache itself loads ahead within the object that is being read.
-        for run in runs[from..].iter().filter(|run| run.first_offset >= next).take(self.settings.objects_ahead) {
+        for run in runs.iter().filter(|run| run.first_offset >= next).take(self.settings.objects_ahead) {
             if u64::from(run.length) > left {
                 break;
             }
             left -= u64::from(run.length);
             let (start, end) = (u64::from(run.position), u64::from(run.position) + u64::from(run.length));
-            tracing::trace!(%partition, offset = run.first_offset, "loading ahead");
             self.objects.prefetch(&run.object.key(), start..end);
             self.indexes.prefetch(run.object, end, INDEXES_AHEAD);
         }
