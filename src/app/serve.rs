@@ -31,9 +31,12 @@ use crate::objstore::hedge::HedgePolicy;
 use crate::objstore::{self, ObjectStore, OpenOptions, ProbeOptions, S3Options, probe};
 use crate::partition::recovery::RecoveryPlace;
 use crate::partition::{Log, LogLimits, LogOptions, WalFsync};
+use crate::upkeep::{Upkeep, UpkeepMetrics, UpkeepSettings};
 
 /// Name of the cluster when `--cluster` does not say.
 const DEFAULT_CLUSTER: &str = "esker";
+/// An idempotent producer that has not written for this long is forgotten, in ms (Kafka's `producer.id.expiration.ms`).
+const PRODUCER_EXPIRATION_MS: u64 = 86_400_000;
 /// How long blocking work may hold up the end of the process, in ms.
 const RUNTIME_STOP_MS: u64 = 1_000;
 
@@ -179,8 +182,9 @@ async fn start(
         &base.tasks,
     )
     .await?;
+    let sessions = Sessions { store: meta.store.clone(), keys: keys.clone(), clock: clock.clone() };
     let takeover = Takeover {
-        sessions: &Sessions { store: meta.store.clone(), keys: keys.clone(), clock: clock.clone() },
+        sessions: &sessions,
         identity: &Identity {
             broker_id: broker.broker_id,
             directory_id: data_dir.directory_id().unwrap_or_else(|| rng.uuid()),
@@ -205,6 +209,20 @@ async fn start(
     }
     registration.keep_alive(&base.tasks, cluster_metrics);
     registration.announce(&broker_record(settings, registration.session(), doors)?).await?;
+
+    let upkeep = Upkeep {
+        log: log.clone(),
+        catalogue: catalogue.clone(),
+        sessions: Arc::new(sessions),
+        settings: UpkeepSettings {
+            interval_ms: settings.retention.check_interval_ms,
+            grace_ms: settings.retention.delete_grace_ms,
+            producer_expiration_ms: PRODUCER_EXPIRATION_MS,
+        },
+        clock: clock.clone(),
+        metrics: UpkeepMetrics::new(&mut metrics),
+    };
+    upkeep.start(&base.tasks);
 
     let _ = registry.set(metrics);
     Ok(Running { meta, registration, log })
