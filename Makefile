@@ -4,12 +4,13 @@ CARGO ?= cargo
 PROFILE ?= quick
 ARGS ?=
 
-.PHONY: help run build check test bench fuzz fmt
+.PHONY: help run build check test debian bench fuzz fmt
 
 help:
 	@echo 'make run     build (profile $(PROFILE)) and start a broker on ./esker-data; ARGS="--kafka-listen 127.0.0.1:9192" adds flags'
 	@echo 'make test    install what the tests need, run all of them (LANES="unit contract" picks some)'
 	@echo 'make check   the inner loop: compile, tidy, unit tests'
+	@echo 'make debian  the Debian package index through kcat, kill -9 half-way in both directions (CODECS="gzip zstd" picks some)'
 	@echo 'make bench   measure against Apache Kafka, write docs/benchmarks.md'
 	@echo 'make fuzz    fuzz every decoder for FUZZ_SECONDS (default 60) each'
 	@echo 'make fmt     format the sources'
@@ -28,8 +29,12 @@ check:
 test:
 	@tests/run.sh $(LANES)
 
+debian: build
+	@ESKER_BIN=target/$(PROFILE)/esker tests/scenarios/debian.py $(CODECS)
+
 bench:
-	@tests/bench/run.sh
+	$(CARGO) build --locked --release --bin esker
+	@benches/kafka/bench.py $(ARGS)
 
 fuzz:
 	@fuzz/run.sh

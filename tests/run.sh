@@ -26,10 +26,12 @@ lane_docs() { RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --lib --qu
 lane_contract() { tests/support/minio.sh run cargo test --locked --test contract -- --nocapture; }
 lane_build() { cargo build --locked --profile quick --bin esker; }
 lane_clients() { ESKER_BIN="$PWD/target/quick/esker" tests/clients/run.sh; }
+lane_clients_s3() { ESKER_LANE=s3 ESKER_BIN="$PWD/target/quick/esker" tests/clients/run.sh; }
+lane_debian() { ESKER_BIN="$PWD/target/quick/esker" tests/scenarios/debian.py; }
 
 lanes=(setup format clippy unit docs)
 while read -r lane; do lanes+=("$lane"); done < <(rust_lanes)
-lanes+=(build clients)
+lanes+=(build clients clients_s3 debian)
 [ $# -gt 0 ] && lanes=("$@")
 
 failed=()

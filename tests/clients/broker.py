@@ -208,7 +208,7 @@ class Broker:
         self.state["command"] = java + ["kafka.Kafka", str(config)]
 
     def _esker(self) -> str:
-        binary = os.environ.get("ESKER_BIN") or str(ROOT / "target/debug/esker")
+        binary = os.path.abspath(os.environ.get("ESKER_BIN") or ROOT / "target/debug/esker")
         if not os.access(binary, os.X_OK):
             raise SystemExit(f"{binary} is not there: build it with `cargo build`, or name another one in ESKER_BIN")
         return binary
