@@ -92,7 +92,7 @@ class Broker:
 
     # -- life
 
-    def start(self, lane, settings=None, extra_args=(), heap="512m"):
+    def start(self, lane, settings=None, extra_args=(), heap="512m", jvm=()):
         """Fresh data. `settings` are Kafka server properties (reference) and are ignored by Esker."""
         if self.alive():
             raise SystemExit(f"a broker already runs in {self.folder}")
@@ -100,7 +100,7 @@ class Broker:
         data = self.folder / f"data-{uuid.uuid4().hex[:8]}"
         data.mkdir()
         self.state = {"lane": lane, "port": free_port(), "http": free_port(), "grpc": free_port(), "data": str(data), "env": {}}
-        getattr(self, f"_prepare_{lane}")(data, settings or {}, list(extra_args), heap)
+        getattr(self, f"_prepare_{lane}")(data, settings or {}, list(extra_args), heap, list(jvm))
         self.up()
 
     def up(self):
@@ -180,7 +180,7 @@ class Broker:
 
     # -- the lanes
 
-    def _prepare_kafka(self, data, settings, _extra, heap):
+    def _prepare_kafka(self, data, settings, _extra, heap, jvm):
         controller = free_port()
         properties = {
             "process.roles": "broker,controller",
@@ -199,7 +199,7 @@ class Broker:
         }
         config = self.folder / "server.properties"
         config.write_text("".join(f"{k}={v}\n" for k, v in properties.items()))
-        java = ["java", f"-Xmx{heap}", f"-Xms{heap}", "-Dlog4j2.level=WARN", "-cp", f"{kafka_lib()}/*"]
+        java = ["java", f"-Xmx{heap}", f"-Xms{heap}", *jvm, "-Dlog4j2.level=WARN", "-cp", f"{kafka_lib()}/*"]
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         with open(self.folder / "format.log", "wb") as log:
             subprocess.run(java + ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)], check=True,
@@ -221,10 +221,10 @@ class Broker:
             binary, "serve", "--data-dir", str(data), "--kafka-listen", self.bootstrap,
             "--http-listen", f"127.0.0.1:{self.state['http']}", *extra]
 
-    def _prepare_file(self, data, _settings, extra, _heap):
+    def _prepare_file(self, data, _settings, extra, _heap, _jvm):
         self._prepare_esker(data, extra, f"file://{data}")
 
-    def _prepare_s3(self, data, _settings, extra, _heap):
+    def _prepare_s3(self, data, _settings, extra, _heap, _jvm):
         """The S3 server of the other tests: `minio.sh start DIR` writes the environment to DIR/env."""
         folder = self.folder / "s3"
         folder.mkdir()
