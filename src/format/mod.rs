@@ -29,4 +29,7 @@ pub mod prelude;
 pub mod segment;
 pub mod state;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::FormatError;

@@ -14,8 +14,5 @@
 mod file;
 mod scan;
 
-#[cfg(test)]
-mod tests;
-
 pub use file::{WalDir, WalError, WalFile};
 pub use scan::{Scan, ScannedEntry, scan, scan_bytes};
