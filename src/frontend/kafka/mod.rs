@@ -1,0 +1,108 @@
+//! The Kafka front door: frames in, frames out; versions and errors are translated here, decisions are the broker's.
+//!
+//! - [`server`] listens and limits connections; [`connection`] orders requests and replies of one;
+//! - [`versions`] is the table of what is served: API, versions, handler;
+//! - [`call`] decodes a request (after [`crate::protocol::shape`] has walked its bytes) and encodes its reply;
+//! - the other files are the handlers, by area; [`errors`] maps typed errors to Kafka's codes.
+//!
+//! Bytes from the network never panic: lengths are checked before anything is allocated, unknown APIs and versions and
+//! malformed requests close the connection with a log line (rate limited) and a metric, as Kafka does. A crash loses
+//! nothing that a reply promised, since replies wait for what they promise. Cancellation (a client that goes away) stops
+//! long polls; a request that changes something runs to its end.
+
+mod call;
+mod connection;
+pub mod errors;
+mod frame;
+mod gate;
+pub mod metrics;
+pub mod server;
+mod versions;
+
+mod admin;
+mod configs;
+mod describe;
+mod fetch;
+mod fetch_reply;
+mod fetch_session;
+mod groups;
+mod metadata;
+mod offsets;
+mod produce;
+mod topics;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
+
+pub use server::{BindError, advertised, bind, serve};
+
+use self::fetch_session::FetchSessions;
+use crate::base::{Clock, Rng};
+use crate::broker::Broker;
+use crate::config::KafkaSettings;
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Front {
+    broker: Arc<Broker>,
+    settings: KafkaSettings,
+    metrics: metrics::Metrics,
+    sessions: FetchSessions,
+    /// Bytes of requests at work, all connections together.
+    inflight: Arc<Semaphore>,
+    gates: gate::Gates,
+    clock: Clock,
+    rng: Rng,
+}
+
+impl Front {
+    /// A front door to `broker`.
+    pub fn new(
+        broker: Arc<Broker>,
+        settings: KafkaSettings,
+        registry: &mut Registry,
+        clock: Clock,
+        rng: Rng,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            broker,
+            metrics: metrics::Metrics::register(registry),
+            sessions: FetchSessions::new(settings.max_fetch_sessions),
+            inflight: Arc::new(Semaphore::new(settings.inflight_bytes)),
+            gates: gate::Gates::default(),
+            settings,
+            clock,
+            rng,
+        })
+    }
+}
+
+/// One connection, as handlers see it.
+#[derive(Debug)]
+struct Session {
+    front: Arc<Front>,
+    peer: SocketAddr,
+}
+
+impl Session {
+    fn new(front: Arc<Front>, peer: SocketAddr) -> Self {
+        Self { front, peer }
+    }
+
+    fn broker(&self) -> &Broker {
+        &self.front.broker
+    }
+
+    /// Counts an error code sent to the client.
+    fn count_error(&self, api: &'static str, code: i16) {
+        if code != 0 {
+            self.front.metrics.errors.get_or_create(&metrics::ErrorLabels { api, code }).inc();
+        }
+    }
+}

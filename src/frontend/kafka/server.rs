@@ -1,0 +1,106 @@
+//! Listening, and the limit on connections.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::metrics::CloseLabels;
+use super::{Front, connection};
+
+/// Pause after a failed accept (out of file descriptors, mostly), in milliseconds.
+const ACCEPT_PAUSE_MS: u64 = 100;
+
+/// The address could not be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen for Kafka clients on {address}: {reason}; {advice}")]
+pub struct BindError {
+    /// The address as it was given.
+    pub address: String,
+    /// What the machine said.
+    pub reason: io::Error,
+    advice: &'static str,
+}
+
+impl BindError {
+    fn new(address: &str, reason: io::Error) -> Self {
+        let advice = match reason.kind() {
+            io::ErrorKind::AddrInUse => "stop the process that has the port, or choose another with --kafka-listen",
+            io::ErrorKind::PermissionDenied => "ports below 1024 need privileges: choose another with --kafka-listen",
+            io::ErrorKind::AddrNotAvailable => "this machine has no such address: give one it has with --kafka-listen",
+            _ => "give --kafka-listen as host:port",
+        };
+        Self { address: address.to_owned(), reason, advice }
+    }
+}
+
+/// Listens on `address` (`host:port`; port 0 lets the machine choose).
+pub async fn bind(address: &str) -> Result<TcpListener, BindError> {
+    TcpListener::bind(address).await.map_err(|reason| BindError::new(address, reason))
+}
+
+/// Accepts and serves connections until `stop`, then lets replies that are due go out and returns.
+pub async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationToken) {
+    let connections = TaskTracker::new();
+    let room = Arc::new(Semaphore::new(front.settings.max_connections));
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if let Some(hidden) = front.gates.accept.open(front.clock.boot_ms()) {
+                    tracing::warn!(%error, hidden, "cannot accept a Kafka connection");
+                }
+                tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
+                continue;
+            }
+        };
+        front.metrics.accepted.inc();
+        let Ok(permit) = room.clone().try_acquire_owned() else {
+            front.metrics.refused.get_or_create(&CloseLabels { reason: "max_connections" }).inc();
+            if let Some(hidden) = front.gates.refused.open(front.clock.boot_ms()) {
+                let limit = front.settings.max_connections;
+                tracing::warn!(%peer, limit, hidden, "refused a Kafka connection: kafka.max_connections is reached");
+            }
+            continue;
+        };
+        prepare(&stream);
+        let (front, stop) = (front.clone(), stop.clone());
+        connections.spawn(async move {
+            front.metrics.connections.inc();
+            let _open = OpenConnection(front.clone());
+            connection::run(front, stream, peer, stop).await;
+            drop(permit);
+        });
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+/// Counts a connection as open until it is dropped, whichever way it ends.
+struct OpenConnection(Arc<Front>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.metrics.connections.dec();
+    }
+}
+
+fn prepare(stream: &TcpStream) {
+    // Both only help: a connection works without them.
+    let _ = stream.set_nodelay(true);
+    let _ = socket2::SockRef::from(stream).set_keepalive(true);
+}
+
+/// The address that clients are told when none was given: where the listener is.
+pub fn advertised(given: Option<&str>, listening: SocketAddr) -> String {
+    given.map_or_else(|| listening.to_string(), str::to_owned)
+}

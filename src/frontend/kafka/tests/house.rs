@@ -1,0 +1,189 @@
+//! A whole broker in memory behind a real socket, and a client that speaks raw frames.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
+use kafka_protocol::protocol::{Decodable, Encodable, Message, Request, StrBytes};
+use prometheus_client::registry::Registry;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::base::{Clock, Rng, Tasks};
+use crate::broker::{Broker, GroupParts, Groups, Metrics as BrokerMetrics, Partitions, Parts};
+use crate::cache::{self, MemoryPages, ObjectReader};
+use crate::cluster::{Catalogue, Identity, KeySpace, Metrics as ClusterMetrics, ProducerIds, Sessions, TopicRules};
+use crate::config::topic::broker::BrokerConfigs;
+use crate::config::{GroupSettings, KafkaSettings};
+use crate::fetch::{Fetches, Metrics as FetchMetrics, Reader, Settings as ReadSettings, StoreSource};
+use crate::format::metadata::BrokerRecord;
+use crate::frontend::kafka::{Front, bind, serve};
+use crate::meta::{MemoryMeta, MetaStore};
+use crate::objstore::ObjectStore;
+use crate::objstore::memory::MemoryStore;
+use crate::partition::{Log, LogLimits, LogOptions, WalFsync};
+
+pub struct House {
+    pub address: SocketAddr,
+    pub front: Arc<Front>,
+    tasks: Tasks,
+}
+
+pub async fn house(settings: KafkaSettings) -> House {
+    let (clock, rng, tasks) = (Clock::system(), Rng::seeded(1), Tasks::new());
+    let mut registry = Registry::default();
+    let meta: Arc<dyn MetaStore> = Arc::new(MemoryMeta::new(clock.clone()));
+    let keys = KeySpace::of_cluster("test");
+    let rules = TopicRules::default();
+    let cluster_metrics = ClusterMetrics::register(&mut registry);
+    let catalogue =
+        Catalogue::open(meta.clone(), keys.clone(), rules, clock.clone(), rng.clone(), cluster_metrics.clone(), &tasks)
+            .await
+            .unwrap();
+    let sessions = Sessions { store: meta.clone(), keys: keys.clone(), clock: clock.clone() };
+    let identity = Identity { broker_id: 1, directory_id: rng.uuid(), host: "here".to_owned(), pid: 1 };
+    let registration = sessions.register(&identity, 60_000).await.unwrap();
+    let session = registration.session();
+    assert!(registration.campaign().await.unwrap());
+    catalogue.lead_as(session);
+
+    let listener = bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let record = BrokerRecord {
+        session,
+        host: "127.0.0.1".to_owned(),
+        port: address.port(),
+        rack: None,
+        endpoints: std::collections::BTreeMap::default(),
+    };
+    registration.announce(&record).await.unwrap();
+    let newest = meta.range("").await.unwrap().revision;
+    catalogue.wait_for(newest).await;
+
+    let store: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new(clock.clone()));
+    let options = LogOptions {
+        session,
+        limits: LogLimits { flush_idle_us: 0, idle_cuts_per_s: 0, flush_linger_us: 1_000, ..LogLimits::default() },
+        wal_root: None,
+        wal_fsync: WalFsync::Never,
+        hedge_after_ms: None,
+        store: store.clone(),
+        clock: clock.clone(),
+        rng: rng.clone(),
+        tasks: tasks.clone(),
+    };
+    let log = Log::start(options, Vec::new(), &mut registry).await.unwrap();
+    let objects = ObjectReader::new(
+        Arc::new(StoreSource::new(store)),
+        Arc::new(MemoryPages::new(1 << 20)),
+        cache::Settings::default(),
+        cache::Metrics::register(&mut registry),
+    );
+    let reader =
+        Reader::new(Arc::new(log.clone()), objects, ReadSettings::default(), FetchMetrics::register(&mut registry));
+    let fetches = Fetches::new(reader, 100);
+    let metrics = BrokerMetrics::register(&mut registry);
+    let log = Arc::new(log);
+    let partitions = Partitions::follow(catalogue.clone(), log.clone(), session, metrics.clone(), &tasks);
+    let group = GroupParts {
+        catalogue: &catalogue,
+        log: log.clone(),
+        fetches: fetches.clone(),
+        partitions: &partitions,
+        session,
+        settings: GroupSettings { offsets_topic_partitions: 3, initial_rebalance_delay_ms: 0, ..Default::default() },
+        clock: clock.clone(),
+        rng: rng.clone(),
+        tasks: &tasks,
+    };
+    let groups = Groups::start(group, &mut registry);
+    let producer_ids = ProducerIds::new(meta, &keys, cluster_metrics);
+    let broker = Broker::new(Parts {
+        catalogue,
+        log,
+        fetches,
+        partitions,
+        groups,
+        producer_ids,
+        configs: BrokerConfigs::default(),
+        log_dir: "/nowhere".to_owned(),
+        clock: clock.clone(),
+        metrics,
+    });
+    let front = Front::new(Arc::new(broker), settings, &mut registry, clock, rng);
+    tasks.spawn("kafka", serve(listener, front.clone(), tasks.stopping()));
+    House { address, front, tasks }
+}
+
+impl House {
+    pub async fn client(&self) -> Client {
+        Client { stream: TcpStream::connect(self.address).await.unwrap(), next: 1 }
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        self.tasks.stopping().cancel();
+    }
+}
+
+pub struct Client {
+    pub stream: TcpStream,
+    next: i32,
+}
+
+pub fn frame<R: Request>(request: &R, version: i16, correlation_id: i32) -> Bytes {
+    let api = ApiKey::try_from(R::KEY).unwrap();
+    let mut body = BytesMut::new();
+    body.put_i32(0);
+    let header = RequestHeader::default()
+        .with_request_api_key(R::KEY)
+        .with_request_api_version(version)
+        .with_correlation_id(correlation_id)
+        .with_client_id(Some(StrBytes::from_static_str("test")));
+    header.encode(&mut body, api.request_header_version(version)).unwrap();
+    request.encode(&mut body, version).unwrap();
+    let length = body.len() as u32 - 4;
+    body[..4].copy_from_slice(&length.to_be_bytes());
+    body.freeze()
+}
+
+impl Client {
+    pub async fn send<R: Request>(&mut self, request: &R, version: i16) -> i32 {
+        let id = self.next;
+        self.next += 1;
+        self.stream.write_all(&frame(request, version, id)).await.unwrap();
+        id
+    }
+
+    /// The next frame; `None` if the broker closed the connection.
+    pub async fn frame(&mut self) -> Option<Bytes> {
+        let length = self.stream.read_i32().await.ok()?;
+        let mut frame = vec![0; length as usize];
+        self.stream.read_exact(&mut frame).await.ok()?;
+        Some(frame.into())
+    }
+
+    pub async fn answer<R: Request>(&mut self, id: i32, version: i16) -> R::Response {
+        let api = ApiKey::try_from(R::KEY).unwrap();
+        let mut frame = self.frame().await.expect("an answer");
+        let header = ResponseHeader::decode(&mut frame, api.response_header_version(version)).unwrap();
+        assert_eq!(header.correlation_id, id);
+        let response = R::Response::decode(&mut frame, version)
+            .unwrap_or_else(|error| panic!("{api:?} v{version}: the answer does not decode: {error}"));
+        assert!(!frame.has_remaining(), "{api:?} v{version}: {} bytes are left over", frame.remaining());
+        response
+    }
+
+    pub async fn call<R: Request>(&mut self, request: &R, version: i16) -> R::Response {
+        let id = self.send(request, version).await;
+        self.answer::<R>(id, version).await
+    }
+}
+
+/// All versions that both this crate's table and the codec know.
+pub fn versions<R: Request + Message>() -> std::ops::RangeInclusive<i16> {
+    let api = crate::frontend::kafka::versions::APIS.iter().find(|api| api.key as i16 == R::KEY).unwrap();
+    api.min.max(R::VERSIONS.min)..=api.max.min(R::VERSIONS.max)
+}

@@ -1,0 +1,5 @@
+#![allow(clippy::unwrap_used)]
+
+mod house;
+mod wire;
+mod words;
