@@ -10,6 +10,7 @@
 //!
 //! Leases are for liveness only: a session that lost its lease may still write, until its stream is sealed.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::error::ClusterError;
+use super::image::ClusterImage;
 use super::keys::{Key, KeySpace};
 use super::metrics::Metrics;
 use crate::base::{Clock, SessionId, Tasks};
@@ -104,6 +106,30 @@ impl Sessions {
                 return Ok(());
             }
         }
+    }
+
+    /// Forgets sessions that were sealed at least `keep_ms` ago and that no assignment of `image` names: how many. Their
+    /// objects are garbage collection's business, not this one's.
+    pub async fn forget_old(&self, image: &ClusterImage, keep_ms: i64) -> Result<usize, ClusterError> {
+        let assignments = image.topics().flat_map(|topic| &topic.partitions);
+        let named: HashSet<SessionId> = assignments
+            .flat_map(|assignment| {
+                std::iter::once(assignment.session).chain(assignment.from.iter().map(|from| from.session))
+            })
+            .collect();
+        let before_ms = self.clock.wall_ms().saturating_sub(keep_ms);
+        let mut forgotten = 0;
+        for entry in self.store.range(&format!("{}sessions/", self.keys.root())).await?.entries {
+            let Some(Key::Session(session)) = self.keys.parse(&entry.key) else { continue };
+            let sealed = SessionRecord::decode(&entry.key, &entry.value)?.sealed;
+            if sealed.is_none_or(|sealed| sealed.at_ms > before_ms) || named.contains(&session) {
+                continue;
+            }
+            let compare = Compare { key: entry.key.clone(), mod_revision: entry.mod_revision };
+            let outcome = self.store.txn(vec![compare], vec![Write::Delete { key: entry.key }]).await?;
+            forgotten += usize::from(outcome != TxnOutcome::Conflict);
+        }
+        Ok(forgotten)
     }
 
     /// The claim on the broker id, if it is this data directory's own (of a dead process); `BrokerIdInUse` otherwise.

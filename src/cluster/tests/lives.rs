@@ -35,6 +35,28 @@ async fn a_restart_finds_its_unsealed_sessions_and_gets_a_higher_epoch() {
 }
 
 #[tokio::test]
+async fn a_session_is_forgotten_when_it_is_old_and_nothing_names_it() {
+    let first = bench(TopicRules::default()).await;
+    let old = first.registration.session();
+    first.create("a", 1).await.expect("created");
+    let next = bench_on(first.store.clone(), first.time.clone(), TopicRules::default()).await;
+    let new = next.registration.session();
+    next.sessions.mark_sealed(old, 12).await.expect("sealed");
+    let forget = async || next.sessions.forget_old(&next.catalogue.image(), 1_000).await.expect("done");
+    next.time.advance_ms(1_000);
+    assert_eq!(forget().await, 0, "it leads a partition");
+    next.catalogue.assign_to(new, &[(old, 12)].into()).await.expect("taken over");
+    assert_eq!(forget().await, 0, "a partition's state is there");
+    let partition = next.catalogue.image().topic("a").expect("shown").partition(0);
+    next.catalogue.clear_from(new, &[(partition, 1)]).await.expect("cleared");
+    let young = next.sessions.forget_old(&next.catalogue.image(), 1_001).await;
+    assert_eq!(young.expect("done"), 0, "it is not old enough");
+    assert_eq!(forget().await, 1);
+    let left = next.sessions.all().await.expect("read");
+    assert_eq!(left, [(new, None)]);
+}
+
+#[tokio::test]
 async fn a_broker_id_belongs_to_one_directory_at_a_time() {
     let bench = bench(TopicRules::default()).await;
     for error in [
