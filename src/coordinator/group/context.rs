@@ -130,9 +130,11 @@ impl Context {
 
     /// Answers when everything that is stored of `group` is committed.
     pub(super) fn reply_when_settled(&mut self, to: ReplyTo, group: &str, reply: Reply) {
-        match self.touched.get(group) {
-            Some(ticket) => self.parked.entry(*ticket).or_default().push((to, reply)),
-            None => self.reply(to, reply),
+        let Some(ticket) = self.touched.get(group).copied() else { return self.reply(to, reply) };
+        self.parked.entry(ticket).or_default().push((to, reply));
+        // The ticket's own deadline may have passed already.
+        if self.timers.get(&TimerKey::Commit(ticket)).is_none() {
+            self.timers.set(TimerKey::Commit(ticket), self.now.boot_ms + COMMIT_TIMEOUT_MS);
         }
     }
 

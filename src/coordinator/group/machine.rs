@@ -18,7 +18,7 @@ use kafka_protocol::messages::{
     GroupId, HeartbeatResponse, JoinGroupRequest, OffsetCommitRequest, OffsetDeleteResponse,
 };
 
-use super::api::{Input, Reply, commit_error, join_error, leave_unknown, sync_error};
+use super::api::{Caller, Input, Reply, commit_error, join_error, leave_unknown, sync_error};
 use super::classic::{Group, Join, State};
 use super::context::{Context, Continuation, Name, TimerKey};
 use super::limits::{MAX_NAME_BYTES, MAX_PROTOCOLS_PER_MEMBER};
@@ -104,7 +104,7 @@ impl GroupMachine {
         }
     }
 
-    fn check_join(&self, request: &JoinGroupRequest) -> Result<(), ResponseError> {
+    fn check_join(&self, caller: &Caller, request: &JoinGroupRequest) -> Result<(), ResponseError> {
         let settings = &self.cx.settings;
         if request.group_id.is_empty() {
             return Err(ResponseError::InvalidGroupId);
@@ -115,7 +115,7 @@ impl GroupMachine {
         let names = request.protocols.iter().map(|protocol| protocol.name.len());
         let longest = names.chain([request.group_id.len(), request.protocol_type.len()]).max().unwrap_or(0);
         // 64 bytes of room for the dash and the UUID of a member id.
-        let prefix = request.group_instance_id.as_ref().map_or(0, |instance| instance.len()) + 64;
+        let prefix = request.group_instance_id.as_ref().map_or(caller.client_id.len(), |instance| instance.len()) + 64;
         if longest.max(prefix) > MAX_NAME_BYTES || request.protocols.len() > MAX_PROTOCOLS_PER_MEMBER {
             return Err(ResponseError::InvalidRequest);
         }
@@ -125,7 +125,7 @@ impl GroupMachine {
     fn join(&mut self, join: &Join<'_>) {
         let id: &str = &join.request.group_id;
         let member: &str = &join.request.member_id;
-        let refusal = match self.check_join(join.request) {
+        let refusal = match self.check_join(join.caller, join.request) {
             Err(error) => Some(error),
             Ok(()) if self.groups.contains_key(id) => None,
             Ok(()) if !member.is_empty() => Some(ResponseError::UnknownMemberId),
@@ -143,6 +143,8 @@ impl GroupMachine {
         let id: &str = &request.group_id;
         let known = self.groups.contains_key(id);
         let error = match self.groups.get(id) {
+            // It would not fit into a record's key.
+            _ if id.len() > MAX_NAME_BYTES => Some(ResponseError::InvalidGroupId),
             Some(group) => offsets::validate_commit(group, request).err(),
             // A simple group comes to be by its first commit.
             None if request.generation_id_or_member_epoch < 0 => {

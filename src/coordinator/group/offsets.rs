@@ -13,6 +13,7 @@ use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse, Offset
 use super::api::text;
 use super::classic::{Group, State};
 use super::context::Context;
+use super::limits::MAX_NAME_BYTES;
 use super::records::OffsetValue;
 use super::store::{Store, StoredGroup};
 
@@ -72,8 +73,11 @@ fn commit_one(
     expire_timestamp_ms: i64,
 ) -> Result<(), ResponseError> {
     let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
-    if metadata.len() > cx.settings.offset_metadata_max_bytes {
+    if metadata.len() > cx.settings.offset_metadata_max_bytes.min(MAX_NAME_BYTES) {
         return Err(ResponseError::OffsetMetadataTooLarge);
+    }
+    if topic.len() > MAX_NAME_BYTES {
+        return Err(ResponseError::InvalidTopicException);
     }
     let value = OffsetValue {
         offset: partition.committed_offset,

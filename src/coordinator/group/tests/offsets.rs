@@ -139,6 +139,31 @@ fn metadata_has_a_limit() {
 }
 
 #[test]
+fn names_that_no_record_can_hold_are_refused() {
+    let mut bench = Bench::new();
+    let long = "x".repeat(32_768);
+    assert_eq!(bench.commit(commit_request(&long, -1, "", 1)), ResponseError::InvalidGroupId.code());
+    let mut request = commit_request("g", -1, "", 1);
+    request.topics[0].name = tname(&long);
+    assert_eq!(bench.commit(request), ResponseError::InvalidTopicException.code());
+    assert_eq!((bench.state("g").as_str(), bench.log.len()), ("Dead", 0));
+}
+
+#[test]
+fn a_fetch_behind_a_commit_that_hangs_is_answered_in_time() {
+    let mut bench = Bench::new();
+    bench.auto_commit = false;
+    bench.send(Input::Commit { api_version: 9, request: commit_request("g", -1, "", 1) });
+    bench.advance(COMMIT_TIMEOUT_MS);
+    let group = OffsetFetchRequestGroup::default().with_group_id(gid("g")).with_topics(None);
+    let to = bench.send(Input::Fetch { group, require_stable: false });
+    assert!(bench.is_parked(to));
+    bench.advance(COMMIT_TIMEOUT_MS);
+    let Reply::Fetch(response) = bench.reply(to) else { panic!() };
+    assert_eq!(response.error_code, ResponseError::NotCoordinator.code());
+}
+
+#[test]
 fn replies_wait_for_their_own_append_only() {
     let mut bench = Bench::new();
     bench.auto_commit = false;
