@@ -7,6 +7,7 @@ mod data_dir;
 mod identity;
 mod listen;
 mod logging;
+mod options;
 mod serve;
 mod signals;
 mod takeover;

@@ -10,33 +10,34 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use prometheus_client::registry::Registry;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
 use super::data_dir::DataDir;
 use super::identity;
 use super::listen::{self, Reserved};
 use super::logging::{self, Progress};
+use super::options::{self, Doors};
 use super::signals;
 use super::takeover::{TakenOver, Takeover};
-use crate::base::{Clock, Rng, SessionId, Tasks};
-use crate::cluster::{self, Catalogue, DEFAULT_LEASE_TTL_MS, Identity, KeySpace, Registration, Sessions, TopicRules};
-use crate::config::{FsyncPolicy, Loaded, MetadataSetting, ObjectStoreSetting, Settings};
-use crate::format::metadata::BrokerRecord;
+use crate::base::{Clock, Rng, Tasks};
+use crate::broker::{self, Broker, BrokerLog, GroupParts, Groups, Partitions, Parts};
+use crate::cache::{self, HybridPages, ObjectReader};
+use crate::cluster::{self, Catalogue, DEFAULT_LEASE_TTL_MS, Identity, KeySpace, ProducerIds, Registration, Sessions};
+use crate::config::{Loaded, MetadataSetting, ObjectStoreSetting, Settings};
+use crate::fetch::{self, Fetches, Reader, StoreSource};
 use crate::frontend::http::{self, Readiness};
+use crate::frontend::kafka::{self, Front};
 use crate::meta::{EmbeddedMeta, MemoryMeta, MetaStore};
-use crate::objstore::hedge::HedgePolicy;
-use crate::objstore::{self, ObjectStore, OpenOptions, ProbeOptions, S3Options, probe};
+use crate::objstore::{self, ProbeOptions, probe};
+use crate::partition::Log;
 use crate::partition::recovery::RecoveryPlace;
-use crate::partition::{Log, LogLimits, LogOptions, WalFsync};
-use crate::upkeep::{Upkeep, UpkeepMetrics, UpkeepSettings};
+use crate::upkeep::{Upkeep, UpkeepMetrics};
 
 /// Name of the cluster when `--cluster` does not say.
 const DEFAULT_CLUSTER: &str = "esker";
-/// An idempotent producer that has not written for this long is forgotten, in ms (Kafka's `producer.id.expiration.ms`).
-const PRODUCER_EXPIRATION_MS: u64 = 86_400_000;
 /// How long blocking work may hold up the end of the process, in ms.
 const RUNTIME_STOP_MS: u64 = 1_000;
 
@@ -89,7 +90,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let doors = Doors { kafka: kafka_address, http: http.address };
 
     let started = tokio::select! {
-        started = start(&base, &mut data_dir, &registry, doors) => Some(started),
+        started = start(&base, &mut data_dir, &registry, doors, kafka_port) => Some(started),
         () = stop.cancelled() => None,
     };
     base.progress.finish();
@@ -125,6 +126,8 @@ struct Running {
     meta: Metadata,
     registration: Registration,
     log: Log,
+    kafka_stop: CancellationToken,
+    kafka: JoinHandle<()>,
 }
 
 /// Builds the broker from the bottom floor up.
@@ -133,6 +136,7 @@ async fn start(
     data_dir: &mut DataDir,
     registry: &OnceLock<Registry>,
     doors: Doors,
+    kafka_port: Reserved,
 ) -> anyhow::Result<Running> {
     let Base { settings, clock, rng, .. } = base;
     let broker = &settings.broker;
@@ -144,8 +148,8 @@ async fn start(
     let keys = KeySpace::of_cluster(broker.cluster.as_deref().unwrap_or(DEFAULT_CLUSTER));
 
     base.phase("opening the object store");
-    let url = store_url(&broker.object_store)?;
-    let store = objstore::open(&url, store_options(base, &mut metrics)).await?;
+    let url = options::store_url(&broker.object_store)?;
+    let store = objstore::open(&url, options::store(&settings.store, clock, rng, &mut metrics)).await?;
     if broker.object_store.is_remote() {
         base.phase("proving that the object store lets one of several creates win");
         let marker = Some(data_dir.path().join("store-proof.json"));
@@ -166,12 +170,8 @@ async fn start(
 
     base.phase("reading the catalogue");
     let cluster_metrics = cluster::Metrics::register(&mut metrics);
-    let rules = TopicRules {
-        default_partitions: settings.topics.num_partitions,
-        max_topics: settings.topics.max_topics,
-        max_partitions: settings.topics.max_partitions,
-        ..TopicRules::default()
-    };
+    let configs = options::broker_configs(settings, doors);
+    let rules = options::topic_rules(settings, &configs);
     let catalogue = Catalogue::open(
         meta.store.clone(),
         keys.clone(),
@@ -201,36 +201,85 @@ async fn start(
         },
         has_wal: !in_memory,
     };
-    let options = |session| log_options(base, session, &store, data_dir);
+    let log_options = |session| options::log(settings, session, &store, data_dir.path(), (clock, rng, &base.tasks));
     let TakenOver { registration, log, lost_files } =
-        takeover.run(options, &mut metrics, |what| base.phase(what)).await?;
+        takeover.run(log_options, &mut metrics, |what| base.phase(what)).await?;
     for file in &lost_files {
         tracing::error!(file = %file.display(), "acks=0/1 records that could not be committed any more are kept in this file");
     }
-    registration.keep_alive(&base.tasks, cluster_metrics);
-    registration.announce(&broker_record(settings, registration.session(), doors)?).await?;
+    registration.keep_alive(&base.tasks, cluster_metrics.clone());
+    registration.announce(&options::broker_record(settings, registration.session(), doors)?).await?;
 
     let upkeep = Upkeep {
         log: log.clone(),
         catalogue: catalogue.clone(),
         sessions: Arc::new(sessions),
-        settings: UpkeepSettings {
-            interval_ms: settings.retention.check_interval_ms,
-            grace_ms: settings.retention.delete_grace_ms,
-            producer_expiration_ms: PRODUCER_EXPIRATION_MS,
-        },
+        settings: options::upkeep(settings),
         clock: clock.clone(),
         metrics: UpkeepMetrics::new(&mut metrics),
     };
     upkeep.start(&base.tasks);
 
+    base.phase("opening the read cache");
+    let cache_settings = options::cache(settings, data_dir.path());
+    let pages = HybridPages::open(&cache_settings).await?;
+    let source = Arc::new(StoreSource::new(store.clone()));
+    let objects = ObjectReader::new(source, Arc::new(pages), cache_settings, cache::Metrics::register(&mut metrics));
+    let fetch_metrics = fetch::Metrics::register(&mut metrics);
+    let reader = Reader::new(Arc::new(log.clone()), objects, fetch::Settings::default(), fetch_metrics);
+    let fetches = Fetches::new(reader, settings.kafka.max_fetch_waiters);
+
+    let session = registration.session();
+    let broker_log: Arc<dyn BrokerLog> = Arc::new(log.clone());
+    let broker_metrics = broker::Metrics::register(&mut metrics);
+    let partitions =
+        Partitions::follow(catalogue.clone(), broker_log.clone(), session, broker_metrics.clone(), &base.tasks);
+    let group_parts = GroupParts {
+        catalogue: &catalogue,
+        log: broker_log.clone(),
+        fetches: fetches.clone(),
+        partitions: &partitions,
+        session,
+        settings: settings.group.clone(),
+        clock: clock.clone(),
+        rng: rng.clone(),
+        tasks: &base.tasks,
+    };
+    let groups = Groups::start(group_parts, &mut metrics);
+    let producer_ids = ProducerIds::new(meta.store.clone(), &keys, cluster_metrics);
+    if let Err(error) = producer_ids.take_ahead().await {
+        tracing::warn!(%error, "no producer ids could be taken ahead; they are taken when producers come");
+    }
+    let broker = Arc::new(Broker::new(Parts {
+        catalogue,
+        log: broker_log,
+        fetches,
+        partitions,
+        groups,
+        producer_ids,
+        configs,
+        log_dir: data_dir.path().display().to_string(),
+        clock: clock.clone(),
+        metrics: broker_metrics,
+    }));
+    let front = Front::new(broker, settings.kafka.clone(), &mut metrics, clock.clone(), rng.clone());
+    watch_fencing(&log, &base.tasks);
+
     let _ = registry.set(metrics);
-    Ok(Running { meta, registration, log })
+    let kafka_stop = CancellationToken::new();
+    let kafka = tokio::spawn(kafka::serve(kafka_port.open()?, front, kafka_stop.clone()));
+    Ok(Running { meta, registration, log, kafka_stop, kafka })
 }
 
 impl Running {
     /// Takes no more work, commits what is open, closes what is open.
     async fn stop(self, base: &Base<'_>) {
+        self.kafka_stop.cancel();
+        // Replies that are due go out; clients that wait for longer than this are cut off.
+        let limit = Duration::from_millis(base.settings.broker.stop_timeout_ms / 2);
+        if tokio::time::timeout(limit, self.kafka).await.is_err() {
+            tracing::warn!("some Kafka connections had requests that could not be answered in time");
+        }
         if let Err(error) = self.log.close().await {
             tracing::warn!(%error, "what is open could not be committed; the next start finishes it");
         }
@@ -240,6 +289,21 @@ impl Running {
         }
         self.meta.close().await;
     }
+}
+
+/// A broker whose stream was sealed by another has lost its partitions for good: it stops, and the next start registers a
+/// new session.
+fn watch_fencing(log: &Log, tasks: &Tasks) {
+    let (mut progress, tasks) = (log.progress(), tasks.clone());
+    tasks.clone().spawn("fencing", async move {
+        let stop = tasks.stopping();
+        let fenced = progress.wait_for(|progress| progress.fenced);
+        if let Some(Ok(_)) = stop.run_until_cancelled(fenced).await {
+            tasks.fail(
+                "another process sealed this broker's stream; start it again to register a new session".to_owned(),
+            );
+        }
+    });
 }
 
 /// What people (and scripts) read on stdout when the broker is ready.
@@ -275,96 +339,16 @@ impl Metadata {
     }
 }
 
-/// Where this process listens.
-#[derive(Debug, Clone, Copy)]
-struct Doors {
-    kafka: SocketAddr,
-    http: SocketAddr,
-}
-
-/// What clients and other brokers are told of this one.
-fn broker_record(settings: &Settings, session: SessionId, doors: Doors) -> anyhow::Result<BrokerRecord> {
-    let advertised = settings.kafka.advertise.clone().unwrap_or_else(|| doors.kafka.to_string());
-    let (host, port) = advertised.rsplit_once(':').context("advertise is host:port")?;
-    Ok(BrokerRecord {
-        session,
-        host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
-        port: port.parse().context("advertise is host:port")?,
-        rack: settings.broker.zone.clone(),
-        endpoints: [("http".to_owned(), doors.http.to_string())].into(),
-    })
-}
-
-/// The settings of the object store in its own words.
-fn store_options(base: &Base<'_>, metrics: &mut Registry) -> OpenOptions {
-    let settings = &base.settings.store;
-    let defaults = OpenOptions::new(base.clock.clone(), base.rng.clone());
-    let least_ms = settings.get_hedge_after_ms;
-    OpenOptions {
-        metrics: objstore::Metrics::register(metrics),
-        hedge: (least_ms > 0).then(|| HedgePolicy { least_ms, ..HedgePolicy::default() }),
-        s3: S3Options { request_timeout_ms: settings.request_timeout_ms, ..defaults.s3 },
-        ..defaults
-    }
-}
-
-/// The settings of the log in its own words.
-fn log_options(base: &Base<'_>, session: SessionId, store: &Arc<dyn ObjectStore>, data_dir: &DataDir) -> LogOptions {
-    let (log, broker) = (&base.settings.log, &base.settings.broker);
-    let in_memory = broker.object_store == ObjectStoreSetting::Memory;
-    LogOptions {
-        session,
-        limits: LogLimits {
-            flush_bytes: u32::try_from(log.flush_bytes).unwrap_or(u32::MAX),
-            flush_linger_us: log.flush_linger_ms * 1000,
-            flush_idle_us: log.flush_idle_ms * 1000,
-            idle_cuts_per_s: if log.put_rate_per_s.is_finite() { (log.put_rate_per_s.ceil() as u32).max(1) } else { 0 },
-            idle_cuts_burst: log.put_burst,
-            uploads: log.upload_concurrency,
-            unflushed_bytes: log.unflushed_bytes as u64,
-            wal_disk_bytes: log.wal_disk_bytes,
-            memory_tail_bytes: log.memory_tail_bytes as u64,
-            checkpoint_segments: log.checkpoint_segments,
-            checkpoint_interval_us: log.checkpoint_interval_ms * 1000,
-            ..LogLimits::default()
-        },
-        wal_root: (!in_memory).then(|| data_dir.path().join("wal")),
-        wal_fsync: match log.wal_fsync {
-            FsyncPolicy::Group => WalFsync::Group,
-            FsyncPolicy::Never => WalFsync::Never,
-        },
-        hedge_after_ms: (log.hedge_after_ms > 0).then_some(log.hedge_after_ms),
-        store: store.clone(),
-        clock: base.clock.clone(),
-        rng: base.rng.clone(),
-        tasks: base.tasks.clone(),
-    }
-}
-
 /// This machine's name, for people.
 fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-/// The setting as a URL again, with the directory absolute.
-fn store_url(setting: &ObjectStoreSetting) -> anyhow::Result<String> {
-    Ok(match setting {
-        ObjectStoreSetting::Memory => "memory://".to_owned(),
-        ObjectStoreSetting::S3 { bucket, prefix } => format!("s3://{bucket}/{prefix}"),
-        ObjectStoreSetting::File { dir } => {
-            let dir = std::path::absolute(dir).with_context(|| format!("object_store '{}'", dir.display()))?;
-            Url::from_file_path(&dir)
-                .map_err(|()| anyhow!("object_store '{}' is no usable path", dir.display()))?
-                .into()
-        }
-    })
 }
 
 /// The HTTP server, which runs from before the start to after the stop.
 struct HttpDoor {
     address: SocketAddr,
     stop: CancellationToken,
-    task: tokio::task::JoinHandle<()>,
+    task: JoinHandle<()>,
 }
 
 impl HttpDoor {
