@@ -8,12 +8,14 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogFormat, TracingSettings};
 
+/// Crates that are only heard when the filter names them.
+const QUIET: &str = "foyer=warn,foyer_storage=warn,foyer_memory=warn";
 /// How often the sign of life on a terminal moves, in ms.
 const TICK_MS: u64 = 120;
 
 /// Starts logging. A panic anywhere is logged too. The message of an error says what is wrong with the filter.
 pub fn start(settings: &TracingSettings) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&settings.filter)
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", settings.filter))
         .map_err(|error| format!("log = '{}': {error}; write for example info,esker=debug", settings.filter))?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match settings.format {
