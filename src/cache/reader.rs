@@ -41,7 +41,7 @@ pub struct Settings {
     pub read_ahead_bytes: u64,
     /// Most bytes being loaded ahead at once, for all readers together; more are not loaded ahead.
     pub read_ahead_in_flight_bytes: u64,
-    /// Whether a store on this machine's file system is read directly, without pages.
+    /// Whether a store on this machine's file system is read directly, without pages (see the module for why not).
     pub bypass_local: bool,
 }
 
@@ -57,7 +57,7 @@ impl Default for Settings {
             in_flight_bytes: 128 * MIB,
             read_ahead_bytes: 8 * MIB,
             read_ahead_in_flight_bytes: 64 * MIB,
-            bypass_local: true,
+            bypass_local: false,
         }
     }
 }
@@ -99,6 +99,11 @@ pub trait Source: fmt::Debug + Send + Sync + 'static {
 
     /// Whether objects are files of this machine.
     fn is_local(&self) -> bool;
+
+    /// Bytes of this object failed a check above: read it from where they are surest to be right from now on.
+    fn distrust(&self, object: &str) {
+        let _ = object;
+    }
 }
 
 /// Reads immutable objects through pages. Clones share pages and limits.
@@ -205,6 +210,7 @@ impl ObjectReader {
     /// Forgets the pages that hold these bytes, in memory and on disk; the next read asks the store. For readers that
     /// found a wrong checksum: invalidate, read once more, and only then report corruption.
     pub fn invalidate(&self, object: &str, range: Range<u64>) {
+        self.0.source.distrust(object);
         if range.start >= range.end || self.0.direct() {
             return;
         }

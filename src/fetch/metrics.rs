@@ -11,6 +11,8 @@ pub struct Metrics {
     pub memory_bytes: Counter,
     /// Bytes of batches returned from stored objects (through the page cache).
     pub stored_bytes: Counter,
+    /// Bytes read from this broker's own write-ahead files instead of the store.
+    pub local_copy_bytes: Counter,
     /// Object footers found decoded.
     pub index_hits: Counter,
     /// Object footers read and decoded.
@@ -42,6 +44,7 @@ impl Metrics {
         let mut counter = |name, help, counter: &Counter| registry.register(name, help, counter.clone());
         counter("esker_fetch_memory_bytes", "Bytes of batches returned from memory of the log", &it.memory_bytes);
         counter("esker_fetch_stored_bytes", "Bytes of batches returned from stored objects", &it.stored_bytes);
+        counter("esker_fetch_local_copy_bytes", "Bytes read from kept write-ahead files", &it.local_copy_bytes);
         counter("esker_fetch_index_hits", "Object footers found decoded", &it.index_hits);
         counter("esker_fetch_index_loads", "Object footers read and decoded", &it.index_loads);
         counter("esker_fetch_rereads", "Reads repeated past the cache after a failed check", &it.rereads);

@@ -3,6 +3,7 @@
 //! - [`reader`]: one partition: memory of the log, then stored objects through the page cache;
 //! - [`session`]: many partitions at once, waiting for more without polling;
 //! - [`timestamps`]: offsets by time;
+//! - [`local_first`]: this broker's own write-ahead files before the store;
 //! - [`index`]: which batches lie where in an object, from its footer;
 //! - [`spans`]: which batches to take and how to read them (pure).
 //!
@@ -20,6 +21,7 @@
 
 pub mod error;
 pub mod index;
+pub mod local_first;
 pub mod log_view;
 pub mod metrics;
 pub mod reader;
@@ -30,6 +32,7 @@ pub mod timestamps;
 
 pub use error::FetchError;
 pub use index::Indexes;
+pub use local_first::LocalFirst;
 pub use log_view::LogView;
 pub use metrics::Metrics;
 pub use reader::{ReadResult, Reader, Settings};

@@ -359,7 +359,7 @@ impl Reader {
         let frames_to = u64::from(run.position) + u64::from(run.length);
         let index = match self.indexes.get(run.object, frames_to).await {
             Ok(index) => index,
-            Err(error) => return Err(self.index_error(partition, &run, error)),
+            Err(error) => return Err(index_error(partition, &run, error)),
         };
         match spans::of_run(index.batches(partition), &run) {
             Ok(spans) => Ok((run, spans.to_vec())),
@@ -426,15 +426,6 @@ impl Reader {
         }
     }
 
-    fn index_error(&self, partition: TopicPartition, run: &Run, error: IndexError) -> FetchError {
-        let key = run.object.key();
-        match error.kind {
-            ErrorKind::NotFound => FetchError::Missing { object: key.into(), partition, offset: run.first_offset },
-            ErrorKind::Corrupt => corrupt(&key, partition, run.first_offset, &error.reason),
-            kind => FetchError::Store { kind, partition, offset: run.first_offset, reason: error.reason },
-        }
-    }
-
     pub(super) fn count(&self, error: &FetchError) {
         match error {
             FetchError::Corrupt { .. } => self.metrics.corrupt.inc(),
@@ -442,6 +433,15 @@ impl Reader {
             _ => return,
         };
         tracing::error!(%error, "a reader met damage");
+    }
+}
+
+fn index_error(partition: TopicPartition, run: &Run, error: IndexError) -> FetchError {
+    let key = run.object.key();
+    match error.kind {
+        ErrorKind::NotFound => FetchError::Missing { object: key.into(), partition, offset: run.first_offset },
+        ErrorKind::Corrupt => corrupt(&key, partition, run.first_offset, &error.reason),
+        kind => FetchError::Store { kind, partition, offset: run.first_offset, reason: error.reason },
     }
 }
 

@@ -107,7 +107,7 @@ impl Reader {
                 let batch = self.batch_at(partition, span).await?;
                 let matches = |record: &Record| record.offset >= view.log_start && record.timestamp >= timestamp;
                 if let Some(hit) =
-                    self.record_in(partition, run, &batch, |mut records| Iterator::find(&mut records, matches))?
+                    record_in(partition, run, &batch, |mut records| Iterator::find(&mut records, matches))?
                 {
                     return Ok((hit.offset < end).then_some(hit));
                 }
@@ -147,7 +147,7 @@ impl Reader {
                         .filter(visible)
                         .reduce(|best, next| if next.timestamp > best.timestamp { next } else { best })
                 };
-                if let Some(hit) = self.record_in(partition, run, &batch, largest)?
+                if let Some(hit) = record_in(partition, run, &batch, largest)?
                     && best.is_none_or(|best| (hit.timestamp, best.offset) > (best.timestamp, hit.offset))
                 {
                     best = Some(hit);
@@ -171,32 +171,29 @@ impl Reader {
         let nothing = FetchError::Seam { partition, expected: offset, found: span.last_offset + 1 };
         read.await?.batches.into_iter().next().ok_or(nothing)
     }
+}
 
-    /// Applies `pick` to the batch's records; damage among them is an error.
-    fn record_in(
-        &self,
-        partition: TopicPartition,
-        run: &Run,
-        batch: &Bytes,
-        pick: impl FnOnce(&mut dyn Iterator<Item = Record>) -> Option<Record>,
-    ) -> Result<Option<TimestampHit>, FetchError> {
-        let Some(header) = BatchHeader::decode(batch) else { return Ok(None) };
-        let corrupt =
-            |error: RecordError| corrupt(&run.object.key(), partition, header.base_offset, &error.to_string());
-        let mut bad = None;
-        let mut good =
-            records(batch).map_err(corrupt)?.map_while(|record| record.map_err(|error| bad = Some(error)).ok());
-        let picked = pick(&mut good);
-        drop(good);
-        if let Some(error) = bad {
-            return Err(corrupt(error));
-        }
-        Ok(picked.map(|record| TimestampHit {
-            offset: record.offset,
-            timestamp: record.timestamp,
-            leader_epoch: header.partition_leader_epoch,
-        }))
+/// Applies `pick` to the batch's records; damage among them is an error.
+fn record_in(
+    partition: TopicPartition,
+    run: &Run,
+    batch: &Bytes,
+    pick: impl FnOnce(&mut dyn Iterator<Item = Record>) -> Option<Record>,
+) -> Result<Option<TimestampHit>, FetchError> {
+    let Some(header) = BatchHeader::decode(batch) else { return Ok(None) };
+    let corrupt = |error: RecordError| corrupt(&run.object.key(), partition, header.base_offset, &error.to_string());
+    let mut bad = None;
+    let mut good = records(batch).map_err(corrupt)?.map_while(|record| record.map_err(|error| bad = Some(error)).ok());
+    let picked = pick(&mut good);
+    drop(good);
+    if let Some(error) = bad {
+        return Err(corrupt(error));
     }
+    Ok(picked.map(|record| TimestampHit {
+        offset: record.offset,
+        timestamp: record.timestamp,
+        leader_epoch: header.partition_leader_epoch,
+    }))
 }
 
 #[derive(Clone, Copy)]
