@@ -61,7 +61,7 @@ impl LocalFirst {
         (!self.distrusted.lock().contains(object)).then_some(path)
     }
 
-    async fn from_copy<T: Send + 'static>(
+    async fn read_copy<T: Send + 'static>(
         &self,
         object: &str,
         read: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
@@ -87,7 +87,7 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
 impl Source for LocalFirst {
     async fn get_range(&self, object: &str, range: Range<u64>) -> Result<Bytes, ReadError> {
         let wanted = range.clone();
-        let copied = self.from_copy(object, move |path| {
+        let copied = self.read_copy(object, move |path| {
             let (file, length) = open(path)?;
             let end = wanted.end.min(length);
             let mut bytes = vec![0; end.saturating_sub(wanted.start) as usize];
@@ -102,7 +102,7 @@ impl Source for LocalFirst {
     }
 
     async fn size(&self, object: &str) -> Result<u64, ReadError> {
-        match self.from_copy(object, |path| open(path).map(|(_, length)| length)).await {
+        match self.read_copy(object, |path| open(path).map(|(_, length)| length)).await {
             Some(length) => Ok(length),
             None => self.store.size(object).await,
         }

@@ -28,7 +28,7 @@ async fn read_all(reader: &ObjectReader, step: u64) {
 async fn direct_reads_against_pages() {
     let dir = tempfile::tempdir_in("target").unwrap();
     let store = Arc::new(LocalStore::open(dir.path(), &Rng::system()).unwrap());
-    let body: Bytes = (0..OBJECT_BYTES).map(|at| (at * 31 >> 7) as u8).collect();
+    let body: Bytes = (0..OBJECT_BYTES).map(|at| ((at * 31) >> 7) as u8).collect();
     store.put("a/b", body.into()).await.unwrap();
     let clock = Clock::system();
     for (name, bypass_local) in [("direct", true), ("pages", false)] {
