@@ -359,10 +359,13 @@ async fn values_may_be_empty_or_any_bytes(lane: &Lane) {
     assert_eq!(lane.get("bytes/all").await.expect("there").value, value);
 }
 
+/// A value and perhaps a lease, or a delete.
+type Put = Option<(u8, Option<u8>)>;
+
 /// One random operation; keys and leases by number.
 #[derive(Debug, Clone)]
 enum Op {
-    Txn { compares: Vec<(u8, Guess)>, writes: Vec<(u8, Option<(u8, Option<u8>)>)> },
+    Txn { compares: Vec<(u8, Guess)>, writes: Vec<(u8, Put)> },
     Grant,
     Revoke(u8),
 }
