@@ -3,13 +3,15 @@
 CARGO ?= cargo
 PROFILE ?= quick
 ARGS ?=
+CYCLES ?= 200
 
-.PHONY: help run build check test debian bench fuzz fmt
+.PHONY: help run build check test crash debian bench fuzz fmt
 
 help:
 	@echo 'make run     build (profile $(PROFILE)) and start a broker on ./esker-data; ARGS="--kafka-listen 127.0.0.1:9192" adds flags'
 	@echo 'make test    install what the tests need, run all of them (LANES="unit contract" picks some)'
 	@echo 'make check   the inner loop: compile, tidy, unit tests'
+	@echo 'make crash   kill -9 at every named point and CYCLES (200) times at random under load'
 	@echo 'make debian  the Debian package index through kcat, kill -9 half-way in both directions (CODECS="gzip zstd" picks some)'
 	@echo 'make bench   measure against Apache Kafka, write docs/benchmarks.md'
 	@echo 'make fuzz    fuzz every decoder for FUZZ_SECONDS (default 60) each'
@@ -28,6 +30,9 @@ check:
 
 test:
 	@tests/run.sh $(LANES)
+
+crash:
+	ESKER_KILL_CYCLES=$(CYCLES) $(CARGO) test --locked --features failpoints --test crash -- --nocapture --test-threads=1
 
 debian: build
 	@ESKER_BIN=target/$(PROFILE)/esker tests/scenarios/debian.py $(CODECS)

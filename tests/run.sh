@@ -24,6 +24,8 @@ lane_unit() { cargo test --locked --lib --bins --quiet; }
 lane_docs() { RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --lib --quiet; }
 # Also on a real S3 server, which the lane names.
 lane_contract() { tests/support/minio.sh run cargo test --locked --test contract -- --nocapture; }
+# With the named crash points built in.
+lane_crash() { cargo test --locked --features failpoints --test crash -- --nocapture; }
 lane_build() { cargo build --locked --profile quick --bin esker; }
 lane_clients() { ESKER_BIN="$PWD/target/quick/esker" tests/clients/run.sh; }
 lane_clients_s3() { ESKER_LANE=s3 ESKER_BIN="$PWD/target/quick/esker" tests/clients/run.sh; }
