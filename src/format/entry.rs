@@ -47,8 +47,12 @@ pub struct BatchFacts {
 }
 
 impl BatchFacts {
-    /// The facts of a batch whose offsets are assigned.
+    /// The facts of a batch whose offsets are assigned. Without a producer its epoch and sequence mean nothing, and are -1.
     pub fn of(header: &BatchHeader, batch: &[u8], position: u32, append_ms: i64) -> Self {
+        let (producer_id, producer_epoch, base_sequence) = match header.producer_id {
+            0.. => (header.producer_id, header.producer_epoch, header.base_sequence),
+            _ => (-1, -1, -1),
+        };
         Self {
             position,
             batch_bytes: header.total_bytes() as u32,
@@ -57,9 +61,9 @@ impl BatchFacts {
             max_timestamp: header.max_timestamp,
             attributes: header.attributes,
             leader_epoch: header.partition_leader_epoch,
-            producer_id: header.producer_id,
-            producer_epoch: header.producer_epoch,
-            base_sequence: header.base_sequence,
+            producer_id,
+            producer_epoch,
+            base_sequence,
             append_ms,
             marker: header.is_control().then(|| read_marker(batch)).flatten(),
         }
@@ -157,6 +161,10 @@ impl Entry {
         let entry = match header.kind {
             FrameKind::Batch => {
                 let batch = check_batch(payload)?;
+                let records = i64::from(batch.last_offset_delta) + 1;
+                if batch.base_offset < 0 || records < 1 || batch.base_offset.checked_add(records).is_none() {
+                    return Err(FormatError::Invalid("record batch"));
+                }
                 return Ok(Self::Batch(BatchFacts::of(&batch, payload, position, header.append_ms)));
             }
             FrameKind::Acquired => Self::Acquired(Box::new(PartitionState::decode(&mut cursor)?)),

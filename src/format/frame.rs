@@ -124,6 +124,9 @@ pub fn read_frame(bytes: &[u8]) -> Result<(FrameHeader, &[u8]), FormatError> {
     if checksum(frame, kind) != crc {
         return Err(FormatError::Checksum("frame"));
     }
+    if partition < 0 {
+        return Err(FormatError::Invalid("frame"));
+    }
     if kind == FrameKind::Batch {
         check_batch(payload)?;
     }

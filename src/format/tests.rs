@@ -328,3 +328,29 @@ fn a_batch_marker_is_read_from_a_control_batch() {
     let facts = BatchFacts::of(&header, &batch, 64, 1);
     assert_eq!(facts.marker, Some(Marker { commit: true, coordinator_epoch: 8 }));
 }
+
+/// Found by the fuzz target `write_ahead`: each of these passed its checksum and broke the segment made from it.
+#[test]
+fn frames_with_impossible_numbers_are_refused() {
+    let partition = TopicPartition::new(Uuid::from_u128(7), 0);
+    let batch = BatchBuilder::new().key_value(0, "key", "value");
+    let read = |partition, batch: &[u8]| {
+        let mut frame = BytesMut::new();
+        put_frame(&mut frame, FrameKind::Batch, partition, 0, batch);
+        read_frame(&frame).and_then(|(header, payload)| Entry::decode(&header, payload, 64))
+    };
+    assert!(read(partition, &batch.clone().build()).is_ok());
+    assert!(read(TopicPartition { partition: -1, ..partition }, &batch.clone().build()).is_err());
+    for refused in [
+        batch.clone().base_offset(-1),
+        batch.clone().base_offset(i64::MAX),
+        batch.clone().last_offset_delta(-2),
+        batch.clone().base_offset(5).last_offset_delta(-1),
+    ] {
+        assert!(read(partition, &refused.build()).is_err());
+    }
+    // Without a producer, what is in its fields is not indexed: the footer would not give it back.
+    let odd = read(partition, &batch.producer(-7, 3, 9).build());
+    let Ok(Entry::Batch(facts)) = odd else { panic!("{odd:?}") };
+    assert_eq!((facts.producer_id, facts.producer_epoch, facts.base_sequence), (-1, -1, -1));
+}
