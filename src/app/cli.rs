@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::IsTerminal;
 
 use clap::{Arg, ArgMatches, Command};
 
@@ -33,12 +34,12 @@ pub fn parse(
 ) -> Result<Action, UsageError> {
     let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
-        Err(error) if error.use_stderr() => return Err(UsageError(error.render().ansi().to_string())),
-        Err(help) => return Ok(Action::Print(help.render().ansi().to_string())),
+        Err(error) if error.use_stderr() => return Err(UsageError(paint(&error.render(), &std::io::stderr()))),
+        Err(help) => return Ok(Action::Print(paint(&help.render(), &std::io::stdout()))),
     };
     match matches.subcommand() {
         Some(("serve", matches)) => serve(matches, variables, read_file),
-        _ => Ok(Action::Print(command().render_help().ansi().to_string())),
+        _ => Ok(Action::Print(paint(&command().render_help(), &std::io::stdout()))),
     }
 }
 
@@ -71,6 +72,11 @@ fn serve(
     }
 }
 
+/// With colours only where a person looks.
+fn paint(text: &clap::builder::StyledStr, to: &impl IsTerminal) -> String {
+    if to.is_terminal() { text.ansi().to_string() } else { text.to_string() }
+}
+
 fn command() -> Command {
     Command::new("esker")
         .version(env!("CARGO_PKG_VERSION"))
@@ -81,7 +87,7 @@ fn command() -> Command {
 
 fn serve_command() -> Command {
     let config = Arg::new(CONFIG).long(CONFIG).value_name("FILE").help("Settings in TOML [env: ESKER_CONFIG]");
-    let mut command = Command::new("serve").about("Run a broker").arg(config).after_help(
+    let mut command = Command::new("serve").about("Run a broker").args_override_self(true).arg(config).after_help(
         "Sizes: 65536, 512KiB, 8MiB. Durations: 250ms, 30s, 5min, 7d.\n\
          Flags beat ESKER_… variables, which beat the file. See docs/configuration.md.",
     );
