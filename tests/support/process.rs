@@ -60,7 +60,10 @@ impl Setup {
     pub fn spawn(&self) -> Broker {
         let log = self.folder.join("broker.log");
         let file = OpenOptions::new().create(true).append(true).open(&log).expect("the log file opens");
-        let listen = ["--kafka-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
+        let listen = ["--kafka-listen", "--http-listen"]
+            .into_iter()
+            .filter(|&flag| !self.flags.iter().any(|given| given == flag));
+        let listen = listen.flat_map(|flag| [flag, "127.0.0.1:0"]);
         let binary = std::env::var_os("ESKER_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_esker").into());
         let mut child = Command::new(binary)
             .arg("serve")
