@@ -124,7 +124,7 @@ impl Log {
         };
         let wal_dir = options.wal_root.as_deref().map(|root| WalDir::create(root, options.session)).transpose()?;
         let now_us = options.clock.boot_us();
-        let machine = Machine::new(options.session, options.limits.clone(), wal_mode, options.rng.clone(), now_us);
+        let machine = Machine::new(options.session, options.limits.clone(), wal_mode, options.rng.uuid(), now_us);
         let (progress, _) = watch::channel(Progress { committed: 0, wal: Ticket { seq: 0, end: 0 }, fenced: false });
         let log = Self(Arc::new(Inner {
             machine: Mutex::new(machine),

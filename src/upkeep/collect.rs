@@ -22,8 +22,15 @@ pub struct LiveSet {
     pub objects: HashSet<ObjectRef>,
     /// Streams that are written, or that a recovery or a takeover may still read.
     pub streams: HashSet<SessionId>,
-    /// Streams known to have ended and to be needed by nobody.
-    pub ended: HashSet<SessionId>,
+    /// Streams of sessions registered before this epoch that are not in `streams` have ended and are needed by nobody (a
+    /// session is on record before its first object is).
+    pub ended_before: u64,
+}
+
+impl LiveSet {
+    fn has_ended(&self, session: SessionId) -> bool {
+        session.epoch < self.ended_before && !self.streams.contains(&session)
+    }
 }
 
 /// Remembers marks between passes.
@@ -57,7 +64,7 @@ impl Collector {
         let mut garbage: Vec<&str> = Vec::new();
         for meta in segments {
             let Some((session, seq)) = keys::parse_segment(&meta.key) else { continue };
-            let covered = live.ended.contains(&session)
+            let covered = live.has_ended(session)
                 || (live.streams.contains(&session) && oldest_kept(&newest, session).is_some_and(|kept| seq <= kept));
             let referenced = live.objects.contains(&ObjectRef::Segment { session, seq });
             let young_seal = meta.size_bytes == PRELUDE_BYTES as u64 && wall_ms - meta.modified_ms < SEAL_KEPT_MS;
@@ -69,7 +76,7 @@ impl Collector {
             let Some((session, seq)) = keys::parse_checkpoint(&meta.key) else { continue };
             let replaced =
                 live.streams.contains(&session) && oldest_kept(&newest, session).is_some_and(|kept| seq < kept);
-            if replaced || live.ended.contains(&session) {
+            if replaced || live.has_ended(session) {
                 garbage.push(&meta.key);
             }
         }

@@ -1,6 +1,6 @@
 //! The tasks: retention and garbage collection at an interval, expiry of idle producers.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::format::keys;
 use crate::objstore::{ObjectMeta, ObjectStore, StoreError};
 use crate::partition::Log;
 
-use super::collect::{Collector, LiveSet};
+use super::collect::{Collector, LiveSet, SEAL_KEPT_MS};
 use super::metrics::UpkeepMetrics;
 use super::retention::{RetentionRule, new_log_start};
 
@@ -74,6 +74,11 @@ impl Upkeep {
         self.retain(now_ms).await;
         if let Err(error) = self.collect(collector).await {
             tracing::warn!(%error, "garbage collection goes on with the next round");
+        }
+        match self.sessions.forget_old(&self.catalogue.image(), SEAL_KEPT_MS).await {
+            Ok(0) => {}
+            Ok(forgotten) => tracing::info!(forgotten, "forgot sessions that ended long ago"),
+            Err(error) => tracing::warn!(%error, "old sessions stay on record for now"),
         }
     }
 
@@ -143,14 +148,9 @@ impl Upkeep {
                 live.streams.extend(assignment.from.iter().map(|from| from.session));
             }
         }
-        let read: HashSet<_> = live.streams.clone();
-        for (session, sealed) in sessions {
-            if sealed.is_none() {
-                live.streams.insert(session);
-            } else if !read.contains(&session) {
-                live.ended.insert(session);
-            }
-        }
+        let unsealed = sessions.iter().filter(|(_, sealed)| sealed.is_none());
+        live.streams.extend(unsealed.map(|(session, _)| *session));
+        live.ended_before = self.log.session().epoch;
         self.log.each_state(|_, state| live.objects.extend(state.runs.iter().map(|run| run.object)));
         Some(live)
     }

@@ -56,7 +56,7 @@ fn checkpoint(epoch: u64, seq: u64) -> ObjectMeta {
 #[test]
 fn an_object_goes_only_after_two_marks_a_grace_period_apart() {
     let mut collector = Collector::new(1_000);
-    let live = LiveSet { ended: HashSet::from([session(1)]), ..LiveSet::default() };
+    let live = LiveSet { ended_before: 2, ..LiveSet::default() };
     let segments = [segment(1, 0, 900)];
     assert!(collector.pass(&live, &segments, &[], 5_000, 0).is_empty());
     assert!(collector.pass(&live, &segments, &[], 5_999, 0).is_empty());
@@ -71,7 +71,7 @@ fn an_object_goes_only_after_two_marks_a_grace_period_apart() {
 #[test]
 fn seals_stay_a_week_and_unknown_streams_for_ever() {
     let mut collector = Collector::new(0);
-    let live = LiveSet { ended: HashSet::from([session(1)]), ..LiveSet::default() };
+    let live = LiveSet { ended_before: 2, ..LiveSet::default() };
     let objects = [segment(1, 3, 64), segment(2, 0, 900)];
     for now_ms in [1, 2, SEAL_KEPT_MS - 1] {
         assert!(collector.pass(&live, &objects, &[], now_ms as u64, now_ms).is_empty());

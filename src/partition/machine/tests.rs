@@ -7,7 +7,6 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::base::Rng;
 use crate::format::segment::read_footer;
 use crate::partition::api::{Isolation, ReadSource};
 use crate::partition::stream::StreamState;
@@ -110,7 +109,7 @@ impl World {
             chunk_bytes: 512,
             ..LogLimits::default()
         };
-        let mut machine = Machine::new(session, limits, wal_mode, Rng::seeded(1), 0);
+        let mut machine = Machine::new(session, limits, wal_mode, Uuid::from_u128(0xabc << 64), 0);
         let now = Now { boot_us: 0, wall_ms: 1_000_000 };
         for index in 0..3 {
             machine.acquire(now, partition(index), 5, PartitionState::default());
