@@ -38,10 +38,6 @@ use crate::upkeep::{Upkeep, UpkeepMetrics};
 
 /// Name of the cluster when `--cluster` does not say.
 const DEFAULT_CLUSTER: &str = "esker";
-/// Seals, and with them the records of their sessions, are kept at least this long (7 days), in ms.
-const KEEP_SESSIONS_MS: i64 = 7 * 86_400_000;
-/// How often old sessions are looked for, in ms.
-const FORGET_SESSIONS_MS: u64 = 3_600_000;
 /// How long blocking work may hold up the end of the process, in ms.
 const RUNTIME_STOP_MS: u64 = 1_000;
 
@@ -214,7 +210,6 @@ async fn start(
     registration.keep_alive(&base.tasks, cluster_metrics.clone());
     registration.announce(&options::broker_record(settings, registration.session(), doors)?).await?;
 
-    forget_old_sessions(sessions.clone(), catalogue.clone(), &base.tasks);
     let upkeep = Upkeep {
         log: log.clone(),
         catalogue: catalogue.clone(),
@@ -307,24 +302,6 @@ fn watch_fencing(log: &Log, tasks: &Tasks) {
             tasks.fail(
                 "another process sealed this broker's stream; start it again to register a new session".to_owned(),
             );
-        }
-    });
-}
-
-/// Records of sessions that ended long ago and that nothing names are dropped, now and then.
-fn forget_old_sessions(sessions: Sessions, catalogue: Catalogue, tasks: &Tasks) {
-    let stop = tasks.stopping();
-    tasks.spawn("old sessions", async move {
-        loop {
-            match sessions.forget_old(&catalogue.image(), KEEP_SESSIONS_MS).await {
-                Ok(0) => {}
-                Ok(forgotten) => tracing::debug!(forgotten, "records of old sessions dropped"),
-                Err(error) => tracing::warn!(%error, "records of old sessions could not be dropped"),
-            }
-            let pause = tokio::time::sleep(Duration::from_millis(FORGET_SESSIONS_MS));
-            if stop.run_until_cancelled(pause).await.is_none() {
-                return;
-            }
         }
     });
 }
