@@ -27,7 +27,7 @@ use crate::broker::{self, Broker, BrokerLog, GroupParts, Groups, Partitions, Par
 use crate::cache::{self, HybridPages, ObjectReader};
 use crate::cluster::{self, Catalogue, DEFAULT_LEASE_TTL_MS, Identity, KeySpace, ProducerIds, Registration, Sessions};
 use crate::config::{Loaded, MetadataSetting, ObjectStoreSetting, Settings};
-use crate::fetch::{self, Fetches, Reader, StoreSource};
+use crate::fetch::{self, Fetches, LocalFirst, Reader};
 use crate::frontend::http::{self, Readiness};
 use crate::frontend::kafka::{self, Front};
 use crate::meta::{EmbeddedMeta, MemoryMeta, MetaStore};
@@ -223,9 +223,9 @@ async fn start(
     base.phase("opening the read cache");
     let cache_settings = options::cache(settings, data_dir.path());
     let pages = HybridPages::open(&cache_settings).await?;
-    let source = Arc::new(StoreSource::new(store.clone()));
-    let objects = ObjectReader::new(source, Arc::new(pages), cache_settings, cache::Metrics::register(&mut metrics));
     let fetch_metrics = fetch::Metrics::register(&mut metrics);
+    let source = Arc::new(LocalFirst::of_log(&log, fetch_metrics.clone()));
+    let objects = ObjectReader::new(source, Arc::new(pages), cache_settings, cache::Metrics::register(&mut metrics));
     let reader = Reader::new(Arc::new(log.clone()), objects, fetch::Settings::default(), fetch_metrics);
     let fetches = Fetches::new(reader, settings.kafka.max_fetch_waiters);
 

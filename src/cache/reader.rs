@@ -244,15 +244,6 @@ impl ObjectReader {
         self.0.flights.len()
     }
 
-    /// Brings the gauges up to date; call it before metrics are shown.
-    pub fn refresh_metrics(&self) {
-        let usage = self.0.pages.usage();
-        self.0.metrics.memory_bytes.set(usage.memory_bytes as i64);
-        self.0.metrics.evictions.set(usage.memory_evictions as i64);
-        let free = self.0.in_flight.available_permits() as u64;
-        self.0.metrics.in_flight_bytes.set(self.0.settings.in_flight_bytes.saturating_sub(free) as i64);
-    }
-
     /// Writes back what should survive a restart.
     pub async fn close(&self) {
         self.0.pages.close().await;
@@ -387,7 +378,7 @@ impl Inner {
         let object = first.key().object.clone();
         let permits = u32::try_from(range.end - range.start).unwrap_or(u32::MAX);
         // The semaphore is never closed; without a permit there would only be no limit.
-        let _permit = self.in_flight.acquire_many(permits).await.ok();
+        let permit = self.in_flight.acquire_many(permits).await.ok();
         let flights = if for_reader {
             let Some(flights) = self.flights.give_up_unwanted(flights) else { return };
             flights
@@ -395,6 +386,7 @@ impl Inner {
             flights
         };
         self.metrics.gets.inc();
+        self.show_gauges();
         match self.source.get_range(&object, range).await {
             Ok(bytes) => {
                 self.metrics.get_bytes.inc_by(bytes.len() as u64);
@@ -414,6 +406,16 @@ impl Inner {
                 }
             }
         }
+        drop(permit);
+        self.show_gauges();
+    }
+
+    fn show_gauges(&self) {
+        let usage = self.pages.usage();
+        self.metrics.memory_bytes.set(usage.memory_bytes as i64);
+        self.metrics.evictions.set(usage.memory_evictions as i64);
+        let free = self.in_flight.available_permits() as u64;
+        self.metrics.in_flight_bytes.set(self.settings.in_flight_bytes.saturating_sub(free) as i64);
     }
 
     /// Keeps a loaded page; nothing is kept of a page that lies past the object's end.

@@ -50,6 +50,7 @@ async fn a_hundred_readers_of_a_missing_page_cost_one_get() {
     assert_eq!(store.get_count(), 1);
     assert_eq!((metrics.gets.get(), metrics.misses.get(), metrics.coalesced_waits.get()), (1, 1, 99));
     assert_eq!(reader.loads_under_way(), 0);
+    assert_eq!((metrics.memory_bytes.get(), metrics.in_flight_bytes.get()), (100, 0));
     reader.read("a", 100..200, 200).await.unwrap();
     assert_eq!((store.get_count(), metrics.hits_memory.get()), (1, 1));
 }
