@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Broker, BrokerError, Topic};
+use super::{Broker, BrokerError, Topic, partition_of};
 use crate::partition::{LogError, PartitionView, ProducerView};
 
 impl Broker {
@@ -31,7 +31,7 @@ impl Broker {
         if topic.internal {
             return Err(BrokerError::InternalTopic(topic.name.clone()));
         }
-        let id = self.partition_of(topic, partition)?;
+        let id = partition_of(topic, partition)?;
         if !topic.settings.cleanup_delete {
             return Err(BrokerError::Policy(format!(
                 "records of {}-{partition} cannot be deleted: its cleanup.policy is not delete",
@@ -55,6 +55,6 @@ impl Broker {
 
     /// Producers that wrote to a partition and are remembered.
     pub fn producers(&self, topic: &Topic, partition: i32) -> Result<Vec<ProducerView>, BrokerError> {
-        Ok(self.log.producers(self.partition_of(topic, partition)?)?)
+        Ok(self.log.producers(partition_of(topic, partition)?)?)
     }
 }

@@ -27,7 +27,7 @@ pub struct OffsetsLog {
     fetches: Fetches,
 }
 
-fn failure(kind: ErrorKind, message: impl ToString) -> LogFailure {
+fn failure(kind: ErrorKind, message: &impl ToString) -> LogFailure {
     LogFailure { kind, message: message.to_string() }
 }
 
@@ -44,7 +44,7 @@ impl OffsetsLog {
     fn partition(&self, partition: i32) -> Result<TopicPartition, LogFailure> {
         let image = self.catalogue.image();
         let topic = image.topic(CONSUMER_OFFSETS).filter(|topic| topic.assignment(partition).is_some());
-        let missing = || failure(ErrorKind::NotFound, format!("{CONSUMER_OFFSETS} has no partition {partition}"));
+        let missing = || failure(ErrorKind::NotFound, &format!("{CONSUMER_OFFSETS} has no partition {partition}"));
         Ok(topic.ok_or_else(missing)?.partition(partition))
     }
 }
@@ -54,7 +54,7 @@ impl CoordinatorLog for OffsetsLog {
     async fn append(&self, partition: i32, batch: Bytes) -> Result<Commit, LogFailure> {
         let partition = self.partition(partition)?;
         let header = BatchHeader::decode(&batch)
-            .ok_or_else(|| failure(ErrorKind::Internal, "the coordinator built a batch without a header"))?;
+            .ok_or_else(|| failure(ErrorKind::Internal, &"the coordinator built a batch without a header"))?;
         let room = self.log.admit(batch.len(), ADMIT_WAIT_MS).await.map_err(|error| log_failure(&error))?;
         let append = self.log.append(partition, &header, &batch, Acks::All, room);
         Ok(append
@@ -68,7 +68,7 @@ impl CoordinatorLog for OffsetsLog {
         let view = reader.log().view(partition).map_err(|error| log_failure(&error))?;
         let offset = offset.max(view.log_start);
         let read = reader.read(partition, offset, READ_BYTES, Isolation::ReadUncommitted, true).await;
-        let read = read.map_err(|error: FetchError| failure(error.kind(), error))?;
+        let read = read.map_err(|error: FetchError| failure(error.kind(), &error))?;
         // Nothing read is the end, whatever the view says: it has to be asked again only when something is committed.
         let end = read.batches.is_empty() || read.next_offset >= read.view.high_watermark;
         Ok(LogChunk { batches: read.batches, next_offset: read.next_offset, end })

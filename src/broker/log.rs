@@ -61,13 +61,11 @@ impl BrokerLog for Log {
         acks: Acks,
         room: Room,
     ) -> BoxFuture<'static, Result<Appended, LogError>> {
-        match room.downcast::<Permit>() {
-            Ok(permit) => Box::pin(Self::append(self, partition, header, batch, acks, *permit).wait()),
-            Err(_) => {
-                let why = "room of another log was given".to_owned();
-                Box::pin(std::future::ready(Err(LogError::Environment(why))))
-            }
-        }
+        let Ok(permit) = room.downcast::<Permit>() else {
+            let why = "room of another log was given".to_owned();
+            return Box::pin(std::future::ready(Err(LogError::Environment(why))));
+        };
+        Box::pin(Self::append(self, partition, header, batch, acks, *permit).wait())
     }
 
     fn epoch_end(&self, partition: TopicPartition, leader_epoch: i32) -> Result<(i32, i64), LogError> {

@@ -116,17 +116,17 @@ impl Broker {
         image.topic_by_id(id).cloned().ok_or(BrokerError::UnknownTopicId(id))
     }
 
-    /// A partition that the topic has.
-    fn partition_of(&self, topic: &Topic, partition: i32) -> Result<TopicPartition, BrokerError> {
-        match topic.assignment(partition) {
-            Some(_) => Ok(topic.partition(partition)),
-            None => Err(BrokerError::UnknownPartition { topic: topic.name.clone(), partition }),
-        }
-    }
-
     /// Offsets of a partition now.
     pub fn view(&self, topic: &Topic, partition: i32) -> Result<PartitionView, BrokerError> {
-        Ok(self.fetches.reader().log().view(self.partition_of(topic, partition)?)?)
+        Ok(self.fetches.reader().log().view(partition_of(topic, partition)?)?)
+    }
+}
+
+/// A partition that the topic has.
+pub fn partition_of(topic: &Topic, partition: i32) -> Result<TopicPartition, BrokerError> {
+    match topic.assignment(partition) {
+        Some(_) => Ok(topic.partition(partition)),
+        None => Err(BrokerError::UnknownPartition { topic: topic.name.clone(), partition }),
     }
 }
 

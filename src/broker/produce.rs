@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use super::{Broker, BrokerError, Topic};
+use super::{Broker, BrokerError, Topic, partition_of};
 use crate::config::topic::TimestampType;
 use crate::partition::{Acks, Appended, LogError};
 use crate::protocol::batch::{BatchRules, check_batch};
@@ -46,7 +46,7 @@ impl Broker {
         if topic.internal {
             return Err(BrokerError::InternalTopic(topic.name.clone()));
         }
-        let partition = self.partition_of(topic, partition)?;
+        let partition = partition_of(topic, partition)?;
         let settings = &topic.settings;
         let rules = BatchRules {
             max_message_bytes: settings.max_message_bytes,

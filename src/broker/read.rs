@@ -1,6 +1,6 @@
 //! Reading: fetch, offsets by time, leader epochs.
 
-use super::{Broker, BrokerError, Topic, check_leader_epoch, readable_end};
+use super::{Broker, BrokerError, Topic, check_leader_epoch, partition_of, readable_end};
 use crate::base::TopicPartition;
 use crate::fetch::{FetchRequest, PartitionFetch, TimestampHit};
 use crate::partition::Isolation;
@@ -44,11 +44,6 @@ impl ListedOffset {
 }
 
 impl Broker {
-    /// A partition's id for [`Broker::fetch`], if the topic has it.
-    pub fn readable(&self, topic: &Topic, partition: i32) -> Result<TopicPartition, BrokerError> {
-        self.partition_of(topic, partition)
-    }
-
     /// Reads several partitions, waiting for more where the request says so. Dropping the future stops the wait.
     pub async fn fetch(&self, request: &FetchRequest) -> Vec<PartitionFetch> {
         self.fetches.fetch(request).await
@@ -63,7 +58,7 @@ impl Broker {
         spec: OffsetSpec,
         isolation: Isolation,
     ) -> Result<ListedOffset, BrokerError> {
-        let id = self.partition_of(topic, partition)?;
+        let id = partition_of(topic, partition)?;
         let reader = self.fetches.reader();
         let view = reader.log().view(id)?;
         check_leader_epoch(&view, leader_epoch)?;
@@ -90,7 +85,7 @@ impl Broker {
         current_leader_epoch: i32,
         asked: i32,
     ) -> Result<(i32, i64), BrokerError> {
-        let id = self.partition_of(topic, partition)?;
+        let id = partition_of(topic, partition)?;
         let view = self.fetches.reader().log().view(id)?;
         check_leader_epoch(&view, current_leader_epoch)?;
         Ok(self.log.epoch_end(id, asked)?)

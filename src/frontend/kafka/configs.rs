@@ -23,7 +23,6 @@ const TOPIC: i8 = 2;
 /// … of brokers.
 const BROKER: i8 = 4;
 
-#[expect(clippy::unused_async, reason = "handlers are async")]
 pub(super) async fn describe_configs(
     session: &Session,
     _call: &Call,

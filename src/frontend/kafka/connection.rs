@@ -167,7 +167,7 @@ impl Reading {
         let announced = i32::from_be_bytes(head);
         let length = usize::try_from(announced).ok().filter(|length| *length <= limit_bytes);
         let length = length.ok_or(FrameError::Length { length: announced, limit_bytes })?;
-        let held = self.hold(length + 4).await;
+        let hold = self.hold(length + 4).await;
         let frame = self.reader.read(length).await?;
         front.metrics.received_bytes.inc_by(length as u64 + 4);
         let arrived_us = front.clock.boot_us();
@@ -179,7 +179,7 @@ impl Reading {
                 self.pending.none().await;
                 let reply = versions::unsupported_api_versions(prelude.correlation_id)?;
                 let api = versions::api_versions();
-                return self.push(Box::pin(std::future::ready(Some(reply))), api, arrived_us, held).await;
+                return self.push(Box::pin(std::future::ready(Some(reply))), api, arrived_us, hold).await;
             }
             Err(unknown) => {
                 front.metrics.unsupported.inc();
@@ -191,7 +191,7 @@ impl Reading {
 
         if api.pipelined {
             let reply = produce::begin(&self.session, call).await?;
-            return self.push(reply, api, arrived_us, held).await;
+            return self.push(reply, api, arrived_us, hold).await;
         }
         self.pending.none().await;
         let running = (api.run)(&self.session, call);
@@ -205,7 +205,7 @@ impl Reading {
             running.await?
         };
         match step {
-            Step::Reply(reply) => self.push(Box::pin(std::future::ready(Some(reply))), api, arrived_us, held).await,
+            Step::Reply(reply) => self.push(Box::pin(std::future::ready(Some(reply))), api, arrived_us, hold).await,
         }
     }
 
@@ -263,13 +263,11 @@ async fn write_replies(
             let reply = if written == 0 {
                 due.reply.await
             } else {
-                match futures::FutureExt::now_or_never(&mut due.reply) {
-                    Some(reply) => reply,
-                    None => {
-                        queue.push_front(due);
-                        break;
-                    }
-                }
+                let Some(reply) = futures::FutureExt::now_or_never(&mut due.reply) else {
+                    queue.push_front(due);
+                    break;
+                };
+                reply
             };
             let elapsed_us = front.clock.boot_us().saturating_sub(due.arrived_us);
             let labels = ApiLabels { api: due.api.name };
@@ -284,11 +282,11 @@ async fn write_replies(
             {
                 queue.push_back(next);
             }
-            if gathered.len() > GATHER_BYTES {
+            if gathered.bytes() > GATHER_BYTES {
                 break;
             }
         }
-        front.metrics.sent_bytes.inc_by(gathered.len() as u64);
+        front.metrics.sent_bytes.inc_by(gathered.bytes() as u64);
         gathered.write_to(&mut half, front.settings.idle_timeout_ms).await.map_err(Ended::Write)?;
         drop(held);
         pending.remove(written);

@@ -26,7 +26,6 @@ const MAX_DESCRIBED_PARTITIONS: i32 = 2_000;
 /// The endpoint type of brokers (KIP-919).
 const BROKER_ENDPOINTS: i8 = 1;
 
-#[expect(clippy::unused_async, reason = "handlers are async")]
 pub(super) async fn describe_cluster(
     session: &Session,
     _call: &Call,
@@ -58,7 +57,6 @@ pub(super) async fn describe_cluster(
     response
 }
 
-#[expect(clippy::unused_async, reason = "handlers are async")]
 pub(super) async fn describe_topic_partitions(
     session: &Session,
     _call: &Call,
@@ -139,7 +137,6 @@ fn partitions_of(image: &ClusterImage, topic: &Topic, start: i32, end: i32) -> D
         .with_topic_authorized_operations(TOPIC_OPERATIONS)
 }
 
-#[expect(clippy::unused_async, reason = "handlers are async")]
 pub(super) async fn describe_producers(
     session: &Session,
     _call: &Call,
@@ -177,7 +174,6 @@ pub(super) async fn describe_producers(
     DescribeProducersResponse::default().with_topics(topics.collect())
 }
 
-#[expect(clippy::unused_async, reason = "handlers are async")]
 pub(super) async fn describe_log_dirs(
     session: &Session,
     _call: &Call,

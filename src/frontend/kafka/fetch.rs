@@ -15,7 +15,7 @@ use super::frame::Reply;
 use super::offsets::isolation;
 use super::{Session, errors};
 use crate::base::TopicPartition;
-use crate::broker::{BrokerError, Topic};
+use crate::broker::{BrokerError, Topic, partition_of};
 use crate::cluster::ClusterImage;
 use crate::fetch::{FetchRequest, PartitionFetch, PartitionRequest};
 use crate::partition::{Isolation, LogError};
@@ -73,6 +73,9 @@ pub(super) async fn fetch(session: &Session, mut call: Call) -> Result<Reply, Ca
     let told: Vec<Told> = replies.iter().map(told).collect();
     let now_ms = front.clock.boot_ms();
     let (session_id, named) = front.sessions.finish(context, &wanted, &told, now_ms, &front.rng);
+    let (kept, partitions_kept) = front.sessions.size();
+    front.metrics.fetch_sessions.set(kept as i64);
+    front.metrics.fetch_session_partitions.set(partitions_kept as i64);
     let session_id = if call.version < 7 { 0 } else { session_id };
     debug_assert!(context != Context::Full || session_id == 0, "a full fetch has no session");
     fetch_reply::encode(&call, 0, session_id, by_topic(&wanted, replies, &named))
@@ -101,7 +104,7 @@ impl Topics {
             TopicKey::Id(id) => broker.topic_by_id(&self.image, *id),
         });
         match topic {
-            Ok(topic) => broker.readable(topic, asked.partition),
+            Ok(topic) => partition_of(topic, asked.partition),
             Err(error) => Err(error.clone()),
         }
     }

@@ -157,7 +157,11 @@ impl Writer {
     }
 
     fn array(&mut self, count: usize) {
-        if self.flexible() { self.unsigned(count as u64 + 1) } else { self.now.put_i32(count as i32) }
+        if self.flexible() {
+            self.unsigned(count as u64 + 1);
+        } else {
+            self.now.put_i32(count as i32);
+        }
     }
 
     fn string(&mut self, text: &str) {

@@ -115,8 +115,8 @@ impl FetchSessions {
         Self { max_sessions, cache: Mutex::default() }
     }
 
-    /// Sessions and partitions now.
-    pub fn len(&self) -> (usize, usize) {
+    /// Sessions and partitions now, for the gauges.
+    pub fn size(&self) -> (usize, usize) {
         let cache = self.cache.lock();
         (cache.sessions.len(), cache.partitions)
     }

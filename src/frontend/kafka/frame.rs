@@ -147,13 +147,8 @@ impl Reply {
     }
 
     /// Bytes, length prefix included.
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.pieces.iter().map(Bytes::len).sum()
-    }
-
-    /// Whether nothing is left to write.
-    pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
     }
 
     /// Adds another reply's pieces, to write both at once.
@@ -161,9 +156,10 @@ impl Reply {
         self.pieces.append(&mut other.pieces);
     }
 
-    /// All bytes in one piece (tests, tools).
+    /// All bytes in one piece.
+    #[cfg(test)]
     pub fn concat(&self) -> Bytes {
-        let mut whole = BytesMut::with_capacity(self.len());
+        let mut whole = BytesMut::with_capacity(self.bytes());
         self.pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
         whole.freeze()
     }

@@ -39,7 +39,7 @@ pub(super) async fn metadata(session: &Session, call: &Call, request: MetadataRe
     } else {
         if call.version < 4 || request.allow_auto_topic_creation {
             let names = request.topics.iter().flatten().filter_map(|topic| topic.name.as_deref());
-            broker.auto_create(names.map(|name| name.to_string()).collect()).await;
+            broker.auto_create(names.map(ToString::to_string).collect()).await;
         }
         let image = broker.image();
         for asked in request.topics.iter().flatten() {

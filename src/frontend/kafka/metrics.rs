@@ -66,6 +66,10 @@ pub struct Metrics {
     pub throttled_reads: Counter,
     /// Requests of an API or version that is not served.
     pub unsupported: Counter,
+    /// Incremental fetch sessions kept.
+    pub fetch_sessions: Gauge,
+    /// Partitions in them.
+    pub fetch_session_partitions: Gauge,
 }
 
 fn latency_histogram() -> Histogram {
@@ -89,6 +93,8 @@ impl Metrics {
             inflight_bytes: Gauge::default(),
             throttled_reads: Counter::default(),
             unsupported: Counter::default(),
+            fetch_sessions: Gauge::default(),
+            fetch_session_partitions: Gauge::default(),
         };
         let mut add = |name: &str, help: &str, metric: Registered| metric.add(registry, name, help);
         add("requests", "Kafka requests by API and version", Registered::Requests(made.requests.clone()));
@@ -119,6 +125,9 @@ impl Metrics {
             "Requests of an API or version not served",
             Registered::Counter(made.unsupported.clone()),
         );
+        add("fetch_sessions", "Incremental fetch sessions kept", Registered::Gauge(made.fetch_sessions.clone()));
+        let in_sessions = Registered::Gauge(made.fetch_session_partitions.clone());
+        add("fetch_session_partitions", "Partitions in incremental fetch sessions", in_sessions);
         made
     }
 }

@@ -65,7 +65,6 @@ pub(super) async fn list_offsets(session: &Session, call: &Call, request: ListOf
     ListOffsetsResponse::default().with_topics(topics)
 }
 
-#[expect(clippy::unused_async, reason = "handlers are async")]
 pub(super) async fn offset_for_leader_epoch(
     session: &Session,
     _call: &Call,

@@ -127,7 +127,9 @@ pub(super) fn find(api_key: i16, version: i16) -> Result<&'static Api, CallError
     static BY_KEY: OnceLock<Vec<Option<&'static Api>>> = OnceLock::new();
     let by_key = BY_KEY.get_or_init(|| {
         let mut rows = vec![None; 128];
-        APIS.iter().for_each(|api| rows[api.key as usize] = Some(api));
+        for api in APIS {
+            rows[api.key as usize] = Some(api);
+        }
         rows
     });
     let row = usize::try_from(api_key).ok().and_then(|key| by_key.get(key).copied().flatten());
@@ -171,7 +173,6 @@ fn is_sane(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.')
 }
 
-#[expect(clippy::unused_async, reason = "handlers are async")]
 async fn api_versions_handler(session: &Session, call: &Call, request: ApiVersionsRequest) -> ApiVersionsResponse {
     if call.version >= 3 {
         let (name, version) = (&request.client_software_name, &request.client_software_version);

@@ -1,6 +1,7 @@
 //! Parts without a socket: the fetch reply's bytes, fetch sessions, the table.
 
 use bytes::Bytes;
+use kafka_protocol::error::ResponseError as Kafka;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::{ApiKey, FetchRequest, FetchResponse, ResponseHeader, TopicName};
 use kafka_protocol::protocol::{Decodable, StrBytes};
@@ -108,7 +109,6 @@ fn a_session_remembers_partitions_and_tells_only_news() {
     assert_eq!(wanted.iter().map(|wanted| wanted.partition).collect::<Vec<_>>(), [1, 0]);
 
     // A wrong epoch, a wrong id, names where ids were promised.
-    use kafka_protocol::error::ResponseError as Kafka;
     assert_eq!(sessions.begin(&request(id, 9, &[]), 12, 4).unwrap_err(), Kafka::InvalidFetchSessionEpoch);
     assert_eq!(sessions.begin(&request(id ^ 1, 4, &[]), 12, 4).unwrap_err(), Kafka::FetchSessionIdNotFound);
     assert_eq!(sessions.begin(&request(id, 4, &[]), 13, 4).unwrap_err(), Kafka::FetchSessionTopicIdError);
@@ -116,7 +116,7 @@ fn a_session_remembers_partitions_and_tells_only_news() {
     // The end of the session.
     let (context, _) = sessions.begin(&request(id, -1, &[(0, 1)]), 12, 5).unwrap();
     assert_eq!(context, Context::Full);
-    assert_eq!(sessions.len(), (0, 0));
+    assert_eq!(sessions.size(), (0, 0));
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn at_the_limit_only_rested_sessions_give_way() {
     let second = open(130_000);
     assert_ne!(second, 0);
     assert!(sessions.begin(&request(first, 1, &[]), 12, 130_000).is_err());
-    assert_eq!(sessions.len(), (1, 1));
+    assert_eq!(sessions.size(), (1, 1));
 }
 
 #[test]
