@@ -134,9 +134,9 @@ impl Writer {
     fn records(&mut self, partition: PartitionReply) {
         let bytes = partition.records_bytes();
         if self.flexible() {
-            self.unsigned(bytes as u64 + 1)
+            self.unsigned(bytes as u64 + 1);
         } else {
-            self.now.put_i32(bytes as i32)
+            self.now.put_i32(bytes as i32);
         }
         if bytes < COPY_BELOW_BYTES {
             partition.batches.iter().for_each(|batch| self.now.put_slice(batch));
@@ -166,9 +166,9 @@ impl Writer {
 
     fn string(&mut self, text: &str) {
         if self.flexible() {
-            self.unsigned(text.len() as u64 + 1)
+            self.unsigned(text.len() as u64 + 1);
         } else {
-            self.now.put_i16(text.len() as i16)
+            self.now.put_i16(text.len() as i16);
         }
         self.now.put_slice(text.as_bytes());
     }

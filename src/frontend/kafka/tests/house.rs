@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
@@ -23,6 +24,9 @@ use crate::meta::{MemoryMeta, MetaStore};
 use crate::objstore::ObjectStore;
 use crate::objstore::memory::MemoryStore;
 use crate::partition::{Log, LogLimits, LogOptions, WalFsync};
+
+/// A test that waits longer for an answer has found a request that nobody answers.
+const LONGEST_ANSWER: Duration = Duration::from_secs(30);
 
 pub struct House {
     pub address: SocketAddr,
@@ -167,7 +171,8 @@ impl Client {
 
     pub async fn answer<R: Request>(&mut self, id: i32, version: i16) -> R::Response {
         let api = ApiKey::try_from(R::KEY).unwrap();
-        let mut frame = self.frame().await.expect("an answer");
+        let frame = tokio::time::timeout(LONGEST_ANSWER, self.frame()).await;
+        let mut frame = frame.unwrap_or_else(|_| panic!("{api:?} v{version}: no answer")).expect("an answer");
         let header = ResponseHeader::decode(&mut frame, api.response_header_version(version)).unwrap();
         assert_eq!(header.correlation_id, id);
         let response = R::Response::decode(&mut frame, version)

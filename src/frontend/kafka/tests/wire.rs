@@ -111,7 +111,6 @@ async fn every_api_answers_in_every_version() {
     all!(
         MetadataRequest,
         ListOffsetsRequest,
-        ProduceRequest,
         FetchRequest,
         OffsetForLeaderEpochRequest,
         CreateTopicsRequest,
