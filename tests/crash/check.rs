@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::load::{
-    Acknowledged, GROUP, GroupOffset, Producer, RecordId, TOPIC, Witnessed, commit_offsets, committed, identify,
+    Acknowledged, GROUP, GroupOffset, Producer, RecordId, TOPIC, Witnessed, commit_offsets, committed, identify, waste,
     witness,
 };
 use crate::process::Doors;
@@ -26,6 +26,7 @@ pub struct World {
     witnessed: Witnessed,
     positions: Vec<i64>,
     group: GroupOffset,
+    next_waste: u64,
     /// Acknowledged batches by acks, for the report.
     pub counts: HashMap<i16, u64>,
 }
@@ -47,6 +48,7 @@ impl World {
             witnessed: Vec::new(),
             positions: vec![0; PARTITIONS as usize],
             group: GroupOffset { attempted: 0, committed: 0 },
+            next_waste: 0,
             counts: HashMap::new(),
         }
     }
@@ -67,7 +69,7 @@ impl World {
     /// Runs everybody until `end` returns (it is expected to kill the broker) or, with `enough`, until all is answered.
     pub fn load(&mut self, address: SocketAddr, end: impl FnOnce(&AtomicBool)) {
         let enough = AtomicBool::new(false);
-        let Self { producers, positions, witnessed, group, acknowledged, .. } = self;
+        let Self { producers, positions, witnessed, group, next_waste, acknowledged, .. } = self;
         let problems: Vec<String> = std::thread::scope(|scope| {
             let enough = &enough;
             let producing: Vec<_> = producers
@@ -83,6 +85,7 @@ impl World {
             let others = [
                 scope.spawn(move || witness(address, enough, positions, witnessed).err()),
                 scope.spawn(move || commit_offsets(address, enough, group).err()),
+                scope.spawn(move || waste(address, enough, next_waste).err()),
             ];
             end(enough);
             let mut problems = Vec::new();

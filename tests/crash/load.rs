@@ -20,6 +20,7 @@ const MAX_BATCH_RECORDS: u64 = 12;
 const LARGE_EVERY: u64 = 150;
 const LARGE_BYTES: u64 = 40_000;
 const SMALL_BYTES: u64 = 300;
+const WASTE_BYTES: usize = 30_000;
 /// Kafka: the coordinator is loading, not available, or elsewhere.
 const COORDINATOR_BUSY: [i16; 3] = [14, 15, 16];
 
@@ -196,6 +197,35 @@ pub fn witness(
     match read() {
         Err(error) if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::Other) => {
             Err(format!("reader: {error}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Creates topics, fills and deletes them, so that objects become garbage, until the broker is gone or `enough`. `next` is
+/// the number of the next topic.
+pub fn waste(address: SocketAddr, enough: &AtomicBool, next: &mut u64) -> Result<(), String> {
+    let mut waste = || -> io::Result<()> {
+        let mut connection = Connection::open(address)?;
+        while !enough.load(Ordering::SeqCst) {
+            let name = format!("waste-{next}");
+            *next += 1;
+            let mut answers = vec![connection.create_topic(&name, 2)?];
+            for acks in [1, 1, -1] {
+                let batch = BatchBuilder::new().key_value(Clock::system().wall_ms(), "key", vec![b'w'; WASTE_BYTES]);
+                connection.send_produce(&name, 1, acks, batch.build())?;
+                answers.push(connection.receive_produce()?.error);
+            }
+            answers.push(connection.delete_topic(&name)?);
+            if answers.iter().any(|error| *error != 0) {
+                return Err(io::Error::other(format!("{name}: create, produce, delete: errors {answers:?}")));
+            }
+        }
+        Ok(())
+    };
+    match waste() {
+        Err(error) if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::Other) => {
+            Err(format!("waste: {error}"))
         }
         _ => Ok(()),
     }

@@ -10,9 +10,11 @@ mod load;
 #[cfg(feature = "failpoints")]
 mod points;
 #[path = "../support/process.rs"]
+#[allow(dead_code, reason = "shared with the fault tests")]
 mod process;
 mod random;
 #[path = "../support/wire.rs"]
+#[allow(dead_code, reason = "shared with the fault tests")]
 mod wire;
 
 use std::path::Path;

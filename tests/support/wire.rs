@@ -16,7 +16,8 @@ use kafka_protocol::messages::offset_fetch_request::{
 };
 use kafka_protocol::messages::produce_request::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use kafka_protocol::messages::{
-    ApiKey, BrokerId, FindCoordinatorRequest, GroupId, InitProducerIdRequest, RequestHeader, ResponseHeader, TopicName,
+    ApiKey, BrokerId, DeleteTopicsRequest, FindCoordinatorRequest, GroupId, InitProducerIdRequest, RequestHeader,
+    ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
 
@@ -111,6 +112,11 @@ impl Connection {
             .with_replication_factor(1);
         let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(20_000);
         Ok(self.call(5, &request)?.topics[0].error_code)
+    }
+
+    pub fn delete_topic(&mut self, name: &str) -> io::Result<i16> {
+        let request = DeleteTopicsRequest::default().with_topic_names(vec![topic_name(name)]).with_timeout_ms(20_000);
+        Ok(self.call(5, &request)?.responses[0].error_code)
     }
 
     /// A new producer's id and epoch.
