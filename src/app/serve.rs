@@ -7,6 +7,7 @@
 //! code 1.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -38,6 +39,10 @@ use crate::upkeep::{Upkeep, UpkeepMetrics};
 
 /// Name of the cluster when `--cluster` does not say.
 const DEFAULT_CLUSTER: &str = "esker";
+/// Waiting segments without a commit for this long make the broker not ready, in ms.
+const COMMIT_STALL_MS: u64 = 15_000;
+/// How often commits are looked at, in ms.
+const COMMIT_LOOK_MS: u64 = 1_000;
 /// How long blocking work may hold up the end of the process, in ms.
 const RUNTIME_STOP_MS: u64 = 1_000;
 
@@ -264,6 +269,7 @@ async fn start(
     }));
     let front = Front::new(broker, settings.kafka.clone(), &mut metrics, clock.clone(), rng.clone());
     watch_fencing(&log, &base.tasks);
+    watch_commits(&log, base);
 
     let _ = registry.set(metrics);
     let kafka_stop = CancellationToken::new();
@@ -302,6 +308,31 @@ fn watch_fencing(log: &Log, tasks: &Tasks) {
             tasks.fail(
                 "another process sealed this broker's stream; start it again to register a new session".to_owned(),
             );
+        }
+    });
+}
+
+/// While segments wait and none is committed, `/readyz` says so: the object store does not take them.
+fn watch_commits(log: &Log, base: &Base<'_>) {
+    let stalled_ms = Arc::new(AtomicU64::new(0));
+    let seen = stalled_ms.clone();
+    base.readiness.add_check(move || {
+        let stalled_ms = seen.load(Ordering::Relaxed);
+        (stalled_ms >= COMMIT_STALL_MS).then(|| {
+            format!("nothing was committed for {} s: the object store does not take segments", stalled_ms / 1000)
+        })
+    });
+    let (log, clock, stop) = (log.clone(), base.clock.clone(), base.tasks.stopping());
+    base.tasks.spawn("commit watch", async move {
+        let progress = log.progress();
+        let (mut last, mut since_ms) = (0, clock.boot_ms());
+        let pause = Duration::from_millis(COMMIT_LOOK_MS);
+        while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+            let committed = progress.borrow().committed;
+            if committed != last || log.uncommitted_segments() == 0 {
+                (last, since_ms) = (committed, clock.boot_ms());
+            }
+            stalled_ms.store(clock.boot_ms().saturating_sub(since_ms), Ordering::Relaxed);
         }
     });
 }

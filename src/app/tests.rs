@@ -168,6 +168,24 @@ fn identities_read_back_and_any_change_is_seen() {
     assert!(matches!(found, Err(FormatError::Newer { found: 9, supported: 1, .. })), "{found:?}");
 }
 
+#[test]
+fn identities_of_version_1_are_read_for_ever() {
+    let cluster_id = "5bF3nJ2pQxqk1o0yZ8dGwA".to_owned();
+    let directory_id = "6f1c2a3e-0d4b-4c5a-9e8f-001122334455".parse().unwrap();
+    for (name, identity) in [
+        (
+            "v1-data-directory.txt",
+            Identity::DataDirectory { cluster_id: cluster_id.clone(), directory_id, broker_id: 1 },
+        ),
+        ("v1-object-store.txt", Identity::ObjectStore { cluster_id }),
+    ] {
+        let path = format!("{}/tests/golden/identity/{name}", env!("CARGO_MANIFEST_DIR"));
+        let fixture = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(Identity::decode(fixture.as_bytes()), Ok(identity.clone()), "{name}");
+        assert_eq!(identity.encode(), fixture, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_store_belongs_to_the_cluster_that_came_first() {
     let temp = tempfile::tempdir().unwrap();

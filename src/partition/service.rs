@@ -360,6 +360,11 @@ impl Log {
         }
     }
 
+    /// Segments that are cut and not yet committed.
+    pub fn uncommitted_segments(&self) -> usize {
+        self.0.machine.lock().uncommitted_segments()
+    }
+
     /// Every partition that is led.
     pub fn partitions(&self) -> Vec<TopicPartition> {
         self.0.machine.lock().partitions().map(|(partition, _)| *partition).collect()
