@@ -49,7 +49,7 @@ impl Broker {
         }
         match tokio::time::timeout(Duration::from_millis(timeout_ms), self.log.move_log_start(id, to)).await {
             Ok(moved) => Ok(moved?),
-            Err(_) => Err(BrokerError::TimedOut { timeout_ms }),
+            Err(_) => Err(BrokerError::TimedOut),
         }
     }
 

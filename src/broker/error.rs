@@ -45,11 +45,8 @@ pub enum BrokerError {
         current: i32,
     },
     /// What was asked did not finish in the time that the caller gives; it may still happen.
-    #[error("it did not finish within {timeout_ms} ms; it may still happen")]
-    TimedOut {
-        /// The caller's limit.
-        timeout_ms: u64,
-    },
+    #[error("it did not finish in the time that the request gave; it may still happen")]
+    TimedOut,
     /// Transactions are not served.
     #[error("transactions are not supported by this broker")]
     Transactions,
@@ -82,7 +79,7 @@ impl BrokerError {
         match self {
             Self::UnknownTopic(_) | Self::UnknownTopicId(_) | Self::UnknownPartition { .. } => ErrorKind::NotFound,
             Self::FencedLeaderEpoch { .. } => ErrorKind::Conflict,
-            Self::UnknownLeaderEpoch { .. } | Self::TimedOut { .. } | Self::NotReady(_) => ErrorKind::Retriable,
+            Self::UnknownLeaderEpoch { .. } | Self::TimedOut | Self::NotReady(_) => ErrorKind::Retriable,
             Self::InternalTopic(_)
             | Self::Transactions
             | Self::InvalidRequest(_)

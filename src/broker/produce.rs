@@ -27,7 +27,7 @@ impl PendingProduce {
         match tokio::time::timeout(Duration::from_millis(timeout_ms), self.append).await {
             Ok(Ok(appended)) => Ok(Appended { log_append_time_ms: self.log_append_time_ms, ..appended }),
             Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(BrokerError::TimedOut { timeout_ms }),
+            Err(_) => Err(BrokerError::TimedOut),
         }
     }
 }

@@ -21,7 +21,7 @@ pub fn kafka_error(error: &BrokerError) -> Kafka {
         BrokerError::InternalTopic(_) => Kafka::InvalidTopicException,
         BrokerError::FencedLeaderEpoch { .. } => Kafka::FencedLeaderEpoch,
         BrokerError::UnknownLeaderEpoch { .. } => Kafka::UnknownLeaderEpoch,
-        BrokerError::TimedOut { .. } => Kafka::RequestTimedOut,
+        BrokerError::TimedOut => Kafka::RequestTimedOut,
         // The one code that every client takes as fatal wherever a transactional id is sent.
         BrokerError::Transactions => Kafka::TransactionalIdAuthorizationFailed,
         BrokerError::InvalidRequest(_) => Kafka::InvalidRequest,

@@ -27,7 +27,7 @@ pub enum FrameError {
     #[error("the connection ended in the middle of a request")]
     CutShort,
     /// The length is negative or over the limit.
-    #[error("a request of {length} bytes was announced; the limit is {limit_bytes} (kafka.max_request_bytes)")]
+    #[error("a request of {length} bytes was announced; the limit is {limit_bytes} (kafka.max_request)")]
     Length {
         /// The length received.
         length: i32,

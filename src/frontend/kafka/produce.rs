@@ -14,6 +14,7 @@ use super::call::{Call, CallError, finish};
 use super::frame::Reply;
 use super::metadata::by_name_or_id;
 use super::{Session, errors};
+use crate::base::Clock;
 use crate::broker::{BrokerError, PendingProduce, Topic};
 use crate::partition::{Acks, Appended};
 use crate::protocol::batch::{BatchError, BatchHeader, Compression};
@@ -37,6 +38,23 @@ struct TopicDue {
     partitions: Vec<(i32, Judged)>,
 }
 
+/// The request's timeout: one for room in the log and for durability, of all its partitions together.
+struct Deadline {
+    clock: Clock,
+    at_boot_ms: u64,
+}
+
+impl Deadline {
+    fn after(clock: &Clock, timeout_ms: i32) -> Self {
+        let timeout_ms = u64::try_from(timeout_ms).unwrap_or(0);
+        Self { clock: clock.clone(), at_boot_ms: clock.boot_ms().saturating_add(timeout_ms) }
+    }
+
+    fn left_ms(&self) -> u64 {
+        self.at_boot_ms.saturating_sub(self.clock.boot_ms())
+    }
+}
+
 /// Appends everything in the request, in order; the returned future is the reply (`None` for `acks=0`).
 pub(super) async fn begin(session: &Session, mut call: Call) -> Result<BoxFuture<'static, Option<Reply>>, CallError> {
     let request = if call.version < FIRST_MODERN { decode_legacy(&mut call)? } else { call.decode()? };
@@ -49,7 +67,7 @@ pub(super) async fn begin(session: &Session, mut call: Call) -> Result<BoxFuture
     if request.transactional_id.is_some() {
         return refuse_all(session, &call, &request, Kafka::TransactionalIdAuthorizationFailed);
     }
-    let timeout_ms = u64::try_from(request.timeout_ms).unwrap_or(0);
+    let deadline = Deadline::after(&session.front.clock, request.timeout_ms);
     let image = session.broker().image();
     let mut due = Vec::with_capacity(request.topic_data.len());
     for TopicProduceData { name, topic_id, partition_data, .. } in request.topic_data {
@@ -57,7 +75,7 @@ pub(super) async fn begin(session: &Session, mut call: Call) -> Result<BoxFuture
         let mut partitions = Vec::with_capacity(partition_data.len());
         for data in partition_data {
             let judged = match &topic {
-                Ok(topic) => append(session, &call, topic, &data, acks, timeout_ms).await,
+                Ok(topic) => append(session, &call, topic, &data, acks, &deadline).await,
                 Err(error) => Err(error.clone()),
             };
             if let Err(error) = &judged {
@@ -80,7 +98,7 @@ pub(super) async fn begin(session: &Session, mut call: Call) -> Result<BoxFuture
     let peer = session.peer;
     Ok(Box::pin(async move {
         let session = Session::new(front, peer);
-        let topics = due.into_iter().map(|topic| wait(&session, call.version, topic, timeout_ms));
+        let topics = due.into_iter().map(|topic| wait(&session, call.version, topic, &deadline));
         let response = ProduceResponse::default().with_responses(join_all(topics).await);
         match encode(&call, &response) {
             Ok(reply) => Some(reply),
@@ -98,21 +116,21 @@ async fn append(
     topic: &Topic,
     data: &PartitionProduceData,
     acks: Acks,
-    timeout_ms: u64,
+    deadline: &Deadline,
 ) -> Judged {
     let records = data.records.clone().unwrap_or_default();
     let zstd = BatchHeader::decode(&records).is_some_and(|batch| batch.compression() == Compression::Zstd.id());
     if zstd && call.version < FIRST_ZSTD {
         return Err(BatchError::UnknownCompression(Compression::Zstd.id()).into());
     }
-    session.broker().produce(topic, data.index, &records, acks, timeout_ms).await
+    session.broker().produce(topic, data.index, &records, acks, deadline.left_ms()).await
 }
 
-async fn wait(session: &Session, version: i16, topic: TopicDue, timeout_ms: u64) -> TopicProduceResponse {
+async fn wait(session: &Session, version: i16, topic: TopicDue, deadline: &Deadline) -> TopicProduceResponse {
     let partitions = topic.partitions.into_iter().map(|(index, judged)| async move {
         let done = match judged {
             Ok(pending) => {
-                let done = pending.wait(timeout_ms).await;
+                let done = pending.wait(deadline.left_ms()).await;
                 if let Err(error) = &done {
                     session.count_error("Produce", errors::code(error));
                 }
