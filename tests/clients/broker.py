@@ -237,6 +237,9 @@ class Broker:
             env[key] = value.strip("'")
         self.state["env"] = env
         server = env["ESKER_TEST_S3_SERVER"]
+        subprocess.run(["curl", "-sS", "--fail", "-X", "PUT", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user",
+                        f"{env['AWS_ACCESS_KEY_ID']}:{env['AWS_SECRET_ACCESS_KEY']}", f"{env['AWS_ENDPOINT_URL']}/esker-clients"],
+                       check=True, stdout=sys.stderr)
         self._prepare_esker(data, ["--object-store", "s3://esker-clients/suite", *extra], f"s3:// ({server})")
 
     # -- inside
