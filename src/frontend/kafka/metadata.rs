@@ -38,14 +38,16 @@ pub(super) async fn metadata(session: &Session, call: &Call, request: MetadataRe
         topics.extend(image.topics().map(|topic| describe(&image, topic, &request)));
     } else {
         if call.version < 4 || request.allow_auto_topic_creation {
-            let names = request.topics.iter().flatten().filter_map(|topic| topic.name.as_deref());
+            let by_name = request.topics.iter().flatten().filter(|topic| topic.topic_id.is_nil());
+            let names = by_name.filter_map(|topic| topic.name.as_deref());
             broker.auto_create(names.map(ToString::to_string).collect()).await;
         }
         let image = broker.image();
         for asked in request.topics.iter().flatten() {
             let found = match &asked.name {
-                Some(name) => broker.find_topic_for_metadata(&image, name),
-                None => broker.topic_by_id(&image, asked.topic_id),
+                // The Java client asks for an id with an empty name, franz-go with none.
+                Some(name) if asked.topic_id.is_nil() => broker.find_topic_for_metadata(&image, name),
+                _ => broker.topic_by_id(&image, asked.topic_id),
             };
             topics.push(match found {
                 Ok(topic) => describe(&image, &topic, &request),

@@ -2,7 +2,9 @@
 //!
 //! The decoder of the `kafka-protocol` crate makes room for an array as soon as it has read its length, so a request of
 //! twenty bytes could ask for terabytes and abort the process. [`check`] goes over the bytes first, allocates nothing,
-//! and refuses a length that the rest of the request cannot hold, an absurd number of elements, and bytes left over.
+//! and refuses a length that the rest of the request cannot hold and an absurd number of elements. Bytes after the last
+//! field are nobody's and are ignored, as Kafka does: librdkafka (2.16) leaves three of them behind when it asks for the
+//! metadata of all topics.
 //!
 //! Invariant: what passes here decodes with memory proportional to the request ([`MAX_ELEMENTS`] bounds the factor).
 
@@ -61,9 +63,6 @@ pub enum ShapeError {
     /// A length below -1, or a tagged field of a size that its type does not have.
     #[error("a length is invalid")]
     BadLength,
-    /// Bytes follow the last field.
-    #[error("{0} bytes follow the last field")]
-    LeftOver(usize),
     /// No layout is known for the API.
     #[error("no layout is known for this API")]
     Unknown,
@@ -77,10 +76,15 @@ impl From<TryGetError> for ShapeError {
 
 /// Checks that `body` (what follows the request header) is laid out as `api` in `version` says.
 pub fn check(api: ApiKey, version: i16, body: &[u8]) -> Result<(), ShapeError> {
+    walk(api, version, body).map(drop)
+}
+
+/// How many bytes follow the last field.
+fn walk(api: ApiKey, version: i16, body: &[u8]) -> Result<usize, ShapeError> {
     let shape = table::SHAPES.iter().find(|shape| shape.api == api).ok_or(ShapeError::Unknown)?;
     let mut walk = Walk { rest: body, version, flexible: version >= shape.flexible_from, elements: 0 };
     walk.fields(shape.fields)?;
-    if walk.rest.is_empty() { Ok(()) } else { Err(ShapeError::LeftOver(walk.rest.len())) }
+    Ok(walk.rest.len())
 }
 
 struct Walk<'a> {

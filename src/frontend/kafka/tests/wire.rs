@@ -164,6 +164,29 @@ async fn a_missing_topic_is_created_for_whoever_asks_unless_it_says_no() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_topic_is_told_by_its_id_whatever_the_name_says() {
+    let (_house, mut client, _) = with_topic().await;
+    let all = client.call(&MetadataRequest::default().with_topics(None), 12).await;
+    let id = all.topics.iter().find(|topic| topic.name == Some(name(TOPIC))).unwrap().topic_id;
+    for empty in [None, Some(name(""))] {
+        let asked = MetadataRequestTopic::default().with_name(empty).with_topic_id(id);
+        let told = client.call(&MetadataRequest::default().with_topics(Some(vec![asked])), 12).await;
+        assert_eq!((told.topics[0].error_code, &told.topics[0].name), (0, &Some(name(TOPIC))));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_after_the_last_field_are_ignored() {
+    let (_house, mut client, _) = with_topic().await;
+    let mut bytes = BytesMut::from(&frame(&MetadataRequest::default().with_topics(None), 12, 1)[..]);
+    bytes.extend_from_slice(&[1, 0, 0]);
+    let length = bytes.len() as i32 - 4;
+    bytes[..4].copy_from_slice(&length.to_be_bytes());
+    client.stream.write_all(&bytes).await.unwrap();
+    assert!(client.answer::<MetadataRequest>(1, 12).await.topics.iter().any(|topic| topic.name == Some(name(TOPIC))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn produce_requests_are_pipelined_and_answered_in_order() {
     let (_house, mut client, _) = with_topic().await;
     let mut sent = Vec::new();
