@@ -35,7 +35,7 @@ pub fn main() -> ExitCode {
             print!("{text}");
             ExitCode::SUCCESS
         }
-        Ok(Action::Serve(loaded)) => match serve::run(*loaded) {
+        Ok(Action::Serve(loaded)) => match serve::run(&loaded) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("error: {error:#}");

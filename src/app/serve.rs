@@ -47,7 +47,7 @@ const COMMIT_LOOK_MS: u64 = 1_000;
 const RUNTIME_STOP_MS: u64 = 1_000;
 
 /// Runs a broker until a signal ends it.
-pub fn run(loaded: Loaded) -> anyhow::Result<()> {
+pub fn run(loaded: &Loaded) -> anyhow::Result<()> {
     logging::start(&loaded.settings.tracing).map_err(|problem| anyhow!(problem))?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");

@@ -3,6 +3,7 @@
 //!
 //! Every step can be repeated: a crash anywhere in here is finished by the next start.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -146,7 +147,7 @@ impl Takeover<'_> {
         let mut acquired = Vec::new();
         for (partition, assignment) in image.led_by(session) {
             for from in &assignment.from {
-                if !streams.contains_key(&from.session) {
+                if let Entry::Vacant(unread) = streams.entry(from.session) {
                     let stream = load(&self.place.store, from.session).await?;
                     if stream.next_seq != from.sealed_seq {
                         bail!(
@@ -158,7 +159,7 @@ impl Takeover<'_> {
                             crate::format::keys::stream_prefix(from.session),
                         );
                     }
-                    streams.insert(from.session, stream);
+                    unread.insert(stream);
                 }
             }
             let state = newest_state(partition, assignment, &mut streams);

@@ -1,5 +1,7 @@
 //! Every durable byte: round trips, damage, and the fixtures of `tests/golden/log`, which are never edited.
 
+use std::fmt::Write;
+
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -282,8 +284,11 @@ fn golden_state() -> PartitionState {
 
 fn golden(name: &str, bytes: &[u8]) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/log").join(name);
-    let hex: String =
-        bytes.chunks(32).map(|line| line.iter().map(|b| format!("{b:02x}")).collect::<String>() + "\n").collect();
+    let mut hex = String::new();
+    for line in bytes.chunks(32) {
+        line.iter().for_each(|byte| write!(hex, "{byte:02x}").expect("a string takes everything"));
+        hex.push('\n');
+    }
     if std::env::var_os("ESKER_GOLDEN_NEW").is_some() && !path.exists() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, &hex).unwrap();
