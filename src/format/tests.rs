@@ -286,7 +286,9 @@ fn golden(name: &str, bytes: &[u8]) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/log").join(name);
     let mut hex = String::new();
     for line in bytes.chunks(32) {
-        line.iter().for_each(|byte| write!(hex, "{byte:02x}").expect("a string takes everything"));
+        for byte in line {
+            write!(hex, "{byte:02x}").expect("a string takes everything");
+        }
         hex.push('\n');
     }
     if std::env::var_os("ESKER_GOLDEN_NEW").is_some() && !path.exists() {

@@ -310,10 +310,10 @@ async fn faulty_memory_behind_retries() {
         let skip = if operation == Operation::list { at / 15 } else { at };
         faults.add(Rule { skip: skip as u32, ..Rule::once(operation, "", fault) });
     }
-    let faulty = Arc::new(FaultStore::new(memory, faults));
+    let breaking = Arc::new(FaultStore::new(memory, faults));
     let policy = RetryPolicy { attempts: 20, backoff: Backoff { first_ms: 1, most_ms: 5 }, ..RetryPolicy::default() };
     let metrics = Metrics::detached();
-    let store = RetryStore::new(faulty, policy, Clock::system(), Rng::system(), metrics);
+    let store = RetryStore::new(breaking, policy, Clock::system(), Rng::system(), metrics);
     run_all(&Lane::new("objstore/faulty", "this process", Arc::new(store))).await;
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use esker::base::Clock;
 use rustix::process::{Pid, Signal, kill_process};
 
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_mins(1);
 const END_TIMEOUT_MS: u64 = 60_000;
 const LOG_TAIL_BYTES: usize = 6_000;
 
