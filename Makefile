@@ -5,7 +5,7 @@ PROFILE ?= quick
 ARGS ?=
 CYCLES ?= 200
 
-.PHONY: help run build check test crash debian bench fuzz fmt
+.PHONY: help run build check test crash debian scale bench fuzz fmt
 
 help:
 	@echo 'make run     build (profile $(PROFILE)) and start a broker on ./esker-data; ARGS="--kafka-listen 127.0.0.1:9192" adds flags'
@@ -13,6 +13,7 @@ help:
 	@echo 'make check   the inner loop: compile, tidy, unit tests'
 	@echo 'make crash   kill -9 at every named point and CYCLES (200) times at random under load'
 	@echo 'make debian  the Debian package index through kcat, kill -9 half-way in both directions (CODECS="gzip zstd" picks some)'
+	@echo 'make scale   1 000 topics x 10 partitions: restart, idle CPU, memory; 100 consumers of one partition'
 	@echo 'make bench   measure against Apache Kafka, write docs/benchmarks.md'
 	@echo 'make fuzz    fuzz every decoder for FUZZ_SECONDS (default 60) each'
 	@echo 'make fmt     format the sources'
@@ -33,6 +34,9 @@ test:
 
 crash:
 	ESKER_KILL_CYCLES=$(CYCLES) $(CARGO) test --locked --features failpoints --test crash -- --nocapture --test-threads=1
+
+scale: build
+	@ESKER_BIN=target/$(PROFILE)/esker tests/scenarios/scale.py
 
 debian: build
 	@ESKER_BIN=target/$(PROFILE)/esker tests/scenarios/debian.py $(CODECS)
