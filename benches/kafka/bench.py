@@ -282,6 +282,13 @@ def machine():
     return f"{cpu.group(1) if cpu else platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release().split('-')[0]}"
 
 
+def build():
+    """How the measured Esker was compiled, from the folder that cargo put it in."""
+    folder = pathlib.Path(os.environ.get("ESKER_BIN", "target/release/esker")).resolve().parent.name
+    return {"debug": "development build, **not optimised**: its figures say nothing about a release", "quick": "profile quick (opt-level 2, no LTO)",
+            "release": "release build"}.get(folder, f"a binary from {folder}/")
+
+
 def number(value):
     if value is None:
         return "–"
@@ -293,7 +300,12 @@ def number(value):
 COLUMNS = ["MB/s", "records/s", "p50 ms", "p99 ms", "max ms", "CPU s/GB", "PUTs/GB", "GETs/GB"]
 
 
-def report(rounds, servers, kinds, selected, scale, count, command):
+def described(kind, server):
+    """The server without the folder of the run."""
+    return f"{server.split(' on file')[0]}, {build()}" if kind.startswith("esker") else server
+
+
+def report(rounds, servers, kinds, selected, scale, command, loads):
     """Markdown: one table per workload, medians over the rounds, and the ratio of the first broker to each other one."""
     median = lambda kind, name, column: statistics.median(values) if (  # noqa: E731
         values := [r[name][column] for r in rounds[kind] if column in r.get(name, {})]) else None
@@ -303,9 +315,11 @@ def report(rounds, servers, kinds, selected, scale, count, command):
         "`EndToEndLatency`, and librdkafka's `rdkafka_performance`. Written by `make bench`; do not edit by hand.", "",
         "```", command, "```", "",
         f"- Machine: {machine()}; broker and load generators share it.",
-        f"- Date: {time.strftime('%Y-%m-%d')}. Rounds: {count}, brokers in turn; medians below. Each round begins with 100 MB that are not",
+        f"- Date: {time.strftime('%Y-%m-%d')}. Rounds: {len(loads)}, brokers in turn; medians below. Each round begins with 100 MB that are not",
         "  measured, so that both brokers are warm.",
-        *[f"- {BROKERS[kind]}: {servers[kind]}." for kind in kinds],
+        f"- Load average of the machine before each round: {', '.join(f'{x:.1f}' for x in loads)}. Without the benchmark it should be near 0;",
+        "  where it is not, something else was running and the figures are rough.",
+        *[f"- {BROKERS[kind]}: {described(kind, servers[kind])}." for kind in kinds],
         "- Kafka runs with its defaults: it acknowledges from the page cache and never calls fsync on that path. Esker's `acks=all` is fsynced",
         "  before it is acknowledged" + (" (`kafka-fsync` is Kafka made to do the same)." if "kafka-fsync" in kinds else "."),
         "- CPU is the broker's own (user + system) per GB of record bytes that passed. PUTs and GETs are requests to the object store,",
@@ -347,7 +361,9 @@ def main():
     kafka_lib()
     rdkafka_performance()
     rounds, servers = {kind: [] for kind in kinds}, {}
+    loads = []
     for lap in range(args.rounds):
+        loads.append(os.getloadavg()[0])
         for kind in kinds if lap % 2 == 0 else reversed(kinds):
             say(f"round {lap + 1} of {args.rounds}: {BROKERS[kind]}")
             results, servers[kind] = one_round(kind, selected, args.scale)
@@ -358,7 +374,7 @@ def main():
     arguments = [f"--{key} {value}" for key, value in
                  (("rounds", args.rounds), ("scale", args.scale), ("brokers", args.brokers)) if str(value) != str(parser.get_default(key))]
     command = "make bench" + (f" ARGS='{' '.join(arguments)}'" if arguments else "")
-    text = report(rounds, servers, kinds, selected, args.scale, args.rounds, command)
+    text = report(rounds, servers, kinds, selected, args.scale, command, loads)
     pathlib.Path(args.out).write_text(text + "\n" if not text.endswith("\n") else text)
     say(f"written: {args.out} (Kafka tools {kafka_version()})")
 
