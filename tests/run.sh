@@ -21,7 +21,7 @@ lane_setup() { tests/support/setup.sh; }
 lane_format() { cargo fmt --check; }
 lane_clippy() { cargo clippy --locked --all-targets --quiet -- -D warnings; }
 lane_unit() { cargo test --locked --lib --bins --quiet; }
-lane_docs() { RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --lib --quiet; }
+lane_docs() { RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --lib --document-private-items --quiet; }
 # Also on a real S3 server, which the lane names.
 lane_contract() { tests/support/minio.sh run cargo test --locked --test contract -- --nocapture; }
 # With the named crash points built in.

@@ -101,7 +101,7 @@ fn file_path(text: &str, rest: &str) -> PathBuf {
     PathBuf::from(rest)
 }
 
-/// Opens the store that `url` names. Whether it keeps its word in races is for [`super::probe`].
+/// Opens the store that `url` names. Whether it keeps its word in races is for [`mod@super::probe`].
 ///
 /// S3 stores are wrapped as `retry(hedge(measured(bucket)))`, so that the metrics see each request that is paid for; local
 /// and memory stores only as `measured(store)`, since there is nothing to gain from asking them again.

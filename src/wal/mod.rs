@@ -6,7 +6,7 @@
 //! Invariants: files are written one after the other, in seq order; each write goes to an explicit position, so repeating
 //! a failed write is harmless; a file's name is durable before [`WalFile::sync`] returns.
 //!
-//! Crash: a file may end anywhere. [`scan`] gives its whole frames; the torn rest is cut off. Cancellation: nothing here is
+//! Crash: a file may end anywhere. [`mod@scan`] gives its whole frames; the torn rest is cut off. Cancellation: nothing here is
 //! asynchronous.
 //!
 //! It never decides what is committed: the object store does.

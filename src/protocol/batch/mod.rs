@@ -5,7 +5,7 @@
 //!
 //! - [`header`]: the 61 bytes in front of the records;
 //! - [`check`]: whether a produced record set may enter the log;
-//! - [`records`]: the records inside, decompressed;
+//! - [`mod@records`]: the records inside, decompressed;
 //! - [`builder`]: batches written by the broker itself (and by tests);
 //! - [`compression`] and [`varint`]: the two encodings underneath.
 //!
