@@ -18,6 +18,7 @@ use crate::objstore::hedge::HedgePolicy;
 use crate::objstore::{self, ObjectStore, OpenOptions, S3Options};
 use crate::partition::{LogLimits, LogOptions, WalFsync};
 use crate::upkeep::UpkeepSettings;
+use crate::wal::Disk;
 
 /// An idempotent producer that has not written for this long is forgotten, in ms (Kafka's `producer.id.expiration.ms`).
 const PRODUCER_EXPIRATION_MS: i32 = 86_400_000;
@@ -121,7 +122,7 @@ pub fn log(
     settings: &Settings,
     session: SessionId,
     store: &Arc<dyn ObjectStore>,
-    data_dir: &Path,
+    (disk, data_dir): (&Arc<dyn Disk>, &Path),
     (clock, rng, tasks): (&Clock, &Rng, &Tasks),
 ) -> LogOptions {
     let log = &settings.log;
@@ -142,6 +143,7 @@ pub fn log(
             checkpoint_interval_us: log.checkpoint_interval_ms * 1000,
             ..LogLimits::default()
         },
+        disk: disk.clone(),
         wal_root: (!in_memory).then(|| data_dir.join("wal")),
         wal_fsync: match log.wal_fsync {
             FsyncPolicy::Group => WalFsync::Group,

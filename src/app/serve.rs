@@ -20,22 +20,19 @@ use super::data_dir::DataDir;
 use super::identity;
 use super::listen::{self, Reserved};
 use super::logging::{self, Progress};
+use super::node::{Node, NodeParts};
 use super::options::{self, Doors};
 use super::signals;
-use super::takeover::{TakenOver, Takeover};
 use crate::base::{Clock, Rng, Tasks};
-use crate::broker::{self, Broker, BrokerLog, GroupParts, Groups, Partitions, Parts};
-use crate::cache::{self, HybridPages, ObjectReader};
-use crate::cluster::{self, Catalogue, DEFAULT_LEASE_TTL_MS, Identity, KeySpace, ProducerIds, Registration, Sessions};
+use crate::cache::HybridPages;
+use crate::cluster::{Identity, KeySpace};
 use crate::config::{Loaded, MetadataSetting, ObjectStoreSetting, Settings};
-use crate::fetch::{self, Fetches, LocalFirst, Reader};
 use crate::frontend::http::{self, Readiness};
-use crate::frontend::kafka::{self, Front};
+use crate::frontend::kafka;
 use crate::meta::{EmbeddedMeta, MemoryMeta, MetaStore};
 use crate::objstore::{self, ProbeOptions, probe};
 use crate::partition::Log;
-use crate::partition::recovery::RecoveryPlace;
-use crate::upkeep::{Upkeep, UpkeepMetrics};
+use crate::wal::LocalDisk;
 
 /// Name of the cluster when `--cluster` does not say.
 const DEFAULT_CLUSTER: &str = "esker";
@@ -129,13 +126,12 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
 /// The parts of a broker that serves.
 struct Running {
     meta: Metadata,
-    registration: Registration,
-    log: Log,
+    node: Node,
     kafka_stop: CancellationToken,
     kafka: JoinHandle<()>,
 }
 
-/// Builds the broker from the bottom floor up.
+/// Opens what is outside of the process, then starts the broker over it.
 async fn start(
     base: &Base<'_>,
     data_dir: &mut DataDir,
@@ -173,108 +169,35 @@ async fn start(
         data_dir.belong_to(&cluster_id, broker.broker_id, rng.uuid())?;
     }
 
-    base.phase("reading the catalogue");
-    let cluster_metrics = cluster::Metrics::register(&mut metrics);
-    let configs = options::broker_configs(settings, doors);
-    let rules = options::topic_rules(settings, &configs);
-    let catalogue = Catalogue::open(
-        meta.store.clone(),
-        keys.clone(),
-        rules,
-        clock.clone(),
-        rng.clone(),
-        cluster_metrics.clone(),
-        &base.tasks,
-    )
-    .await?;
-    let sessions = Sessions { store: meta.store.clone(), keys: keys.clone(), clock: clock.clone() };
-    let takeover = Takeover {
-        sessions: &sessions,
-        identity: &Identity {
+    base.phase("opening the read cache");
+    let pages = HybridPages::open(&options::cache(settings, data_dir.path())).await?;
+    let parts = NodeParts {
+        settings,
+        clock,
+        rng,
+        tasks: &base.tasks,
+        meta: meta.store.clone(),
+        keys,
+        store,
+        pages: Arc::new(pages),
+        disk: LocalDisk::shared(),
+        data_dir: data_dir.path(),
+        identity: Identity {
             broker_id: broker.broker_id,
             directory_id: data_dir.directory_id().unwrap_or_else(|| rng.uuid()),
             host: host_name(),
             pid: std::process::id(),
         },
-        lease_ttl_ms: DEFAULT_LEASE_TTL_MS,
-        catalogue: &catalogue,
-        place: RecoveryPlace {
-            store: store.clone(),
-            wal_root: data_dir.path().join("wal"),
-            lost: data_dir.path().join("lost"),
-            rng: rng.clone(),
-        },
-        has_wal: !in_memory,
+        doors,
     };
-    let log_options = |session| options::log(settings, session, &store, data_dir.path(), (clock, rng, &base.tasks));
-    let TakenOver { registration, log, lost_files } =
-        takeover.run(log_options, &mut metrics, |what| base.phase(what)).await?;
-    for file in &lost_files {
-        tracing::error!(file = %file.display(), "acks=0/1 records that could not be committed any more are kept in this file");
-    }
-    registration.keep_alive(&base.tasks, cluster_metrics.clone());
-    registration.announce(&options::broker_record(settings, registration.session(), doors)?).await?;
-
-    let upkeep = Upkeep {
-        log: log.clone(),
-        catalogue: catalogue.clone(),
-        sessions: Arc::new(sessions),
-        settings: options::upkeep(settings),
-        clock: clock.clone(),
-        metrics: UpkeepMetrics::new(&mut metrics),
-    };
-    upkeep.start(&base.tasks);
-
-    base.phase("opening the read cache");
-    let cache_settings = options::cache(settings, data_dir.path());
-    let pages = HybridPages::open(&cache_settings).await?;
-    let fetch_metrics = fetch::Metrics::register(&mut metrics);
-    let source = Arc::new(LocalFirst::of_log(&log, fetch_metrics.clone()));
-    let objects = ObjectReader::new(source, Arc::new(pages), cache_settings, cache::Metrics::register(&mut metrics));
-    let reader = Reader::new(Arc::new(log.clone()), objects, fetch::Settings::default(), fetch_metrics);
-    let fetches = Fetches::new(reader, settings.kafka.max_fetch_waiters);
-
-    let session = registration.session();
-    let broker_log: Arc<dyn BrokerLog> = Arc::new(log.clone());
-    let broker_metrics = broker::Metrics::register(&mut metrics);
-    let partitions =
-        Partitions::follow(catalogue.clone(), broker_log.clone(), session, broker_metrics.clone(), &base.tasks);
-    let group_parts = GroupParts {
-        catalogue: &catalogue,
-        log: broker_log.clone(),
-        fetches: fetches.clone(),
-        partitions: &partitions,
-        session,
-        settings: settings.group.clone(),
-        clock: clock.clone(),
-        rng: rng.clone(),
-        tasks: &base.tasks,
-    };
-    let groups = Groups::start(group_parts, &mut metrics);
-    let producer_ids = ProducerIds::new(meta.store.clone(), &keys, cluster_metrics);
-    if let Err(error) = producer_ids.take_ahead().await {
-        tracing::warn!(%error, "no producer ids could be taken ahead; they are taken when producers come");
-    }
-    let broker = Arc::new(Broker::new(Parts {
-        catalogue,
-        log: broker_log,
-        fetches,
-        partitions,
-        groups,
-        producer_ids,
-        configs,
-        log_dir: data_dir.path().display().to_string(),
-        clock: clock.clone(),
-        metrics: broker_metrics,
-    }));
-    let front = Front::new(broker, settings.kafka.clone(), &mut metrics, clock.clone(), rng.clone());
-    watch_fencing(&log, &base.tasks);
-    watch_commits(&log, base);
+    let node = Node::start(parts, &mut metrics, |what| base.phase(what)).await?;
+    watch_fencing(node.log(), &base.tasks);
+    watch_commits(node.log(), base);
 
     let _ = registry.set(metrics);
     let kafka_stop = CancellationToken::new();
-    let kafka = tokio::spawn(kafka::serve(kafka_port.open()?, front, kafka_stop.clone()));
-    Ok(Running { meta, registration, log, kafka_stop, kafka })
+    let kafka = tokio::spawn(kafka::serve(kafka_port.open()?, node.front().clone(), kafka_stop.clone()));
+    Ok(Running { meta, node, kafka_stop, kafka })
 }
 
 impl Running {
@@ -286,13 +209,7 @@ impl Running {
         if tokio::time::timeout(limit, self.kafka).await.is_err() {
             tracing::warn!("some Kafka connections had requests that could not be answered in time");
         }
-        if let Err(error) = self.log.close().await {
-            tracing::warn!(%error, "what is open could not be committed; the next start finishes it");
-        }
-        base.tasks.stop().await;
-        if let Err(error) = self.registration.release().await {
-            tracing::warn!(%error, "the broker id could not be given back; the next start takes it over");
-        }
+        self.node.stop(&base.tasks).await;
         self.meta.close().await;
     }
 }

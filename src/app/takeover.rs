@@ -87,7 +87,7 @@ impl Takeover<'_> {
             self.sessions.unsealed(self.identity, self.lease_ttl_ms).await?.into_iter().collect();
         if self.has_wal {
             // Files of a session that is sealed already, or that the metadata store has forgotten, are not left lying.
-            let left: Vec<SessionId> = WalDir::sessions(&self.place.wal_root)?;
+            let left: Vec<SessionId> = WalDir::sessions(&self.place.disk, &self.place.wal_root)?;
             unsealed.extend(left.into_iter().filter(|session| session.broker_id == self.identity.broker_id));
         }
         let on_record: HashMap<SessionId, bool> =

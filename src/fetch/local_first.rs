@@ -5,10 +5,8 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,6 +20,7 @@ use crate::cache::{ReadError, Source};
 use crate::format::keys::parse_segment;
 use crate::format::segment::{TRAILER_BYTES, Trailer};
 use crate::partition::{Log, ObjectRef};
+use crate::wal::{Disk, DiskFile, LocalDisk, on_disk};
 
 /// Damaged local copies remembered; when there are more the set starts anew.
 const DISTRUSTED_COPIES: usize = 1024;
@@ -32,6 +31,7 @@ pub type FindCopy = Arc<dyn Fn(ObjectRef) -> Option<PathBuf> + Send + Sync>;
 /// A store behind local copies of some of its objects.
 pub struct LocalFirst {
     store: StoreSource,
+    disk: Arc<dyn Disk>,
     find: FindCopy,
     distrusted: Mutex<HashSet<String>>,
     metrics: Metrics,
@@ -44,15 +44,17 @@ impl fmt::Debug for LocalFirst {
 }
 
 impl LocalFirst {
-    /// Reads `store`, and first the copies that `find` finds.
-    pub fn new(store: StoreSource, find: FindCopy, metrics: Metrics) -> Self {
-        Self { store, find, distrusted: Mutex::default(), metrics }
+    /// Reads `store`, and first the copies that `find` finds on `disk`.
+    pub fn new(store: StoreSource, disk: Arc<dyn Disk>, find: FindCopy, metrics: Metrics) -> Self {
+        Self { store, disk, find, distrusted: Mutex::default(), metrics }
     }
 
     /// Reads the store of `log`, and first the write-ahead files that it keeps.
     pub fn of_log(log: &Log, metrics: Metrics) -> Self {
         let find = log.clone();
-        Self::new(StoreSource::new(log.store().clone()), Arc::new(move |object| find.local_copy(object)), metrics)
+        let disk = log.disk().cloned().unwrap_or_else(LocalDisk::shared);
+        let store = StoreSource::new(log.store().clone());
+        Self::new(store, disk, Arc::new(move |object| find.local_copy(object)), metrics)
     }
 
     fn copy_of(&self, object: &str) -> Option<PathBuf> {
@@ -64,18 +66,18 @@ impl LocalFirst {
     async fn read_copy<T: Send + 'static>(
         &self,
         object: &str,
-        read: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+        read: impl FnOnce(&dyn Disk, &Path) -> io::Result<T> + Send + 'static,
     ) -> Option<T> {
         let path = self.copy_of(object)?;
         // An error here is no trouble: the store has the bytes.
-        tokio::task::spawn_blocking(move || read(&path)).await.ok()?.ok()
+        on_disk(&self.disk, move |disk| read(disk, &path)).await.ok()
     }
 }
 
 /// A finished file and its length in bytes.
-fn open(path: &Path) -> io::Result<(File, u64)> {
-    let file = File::open(path)?;
-    let length = file.metadata()?.len();
+fn open(disk: &dyn Disk, path: &Path) -> io::Result<(Box<dyn DiskFile>, u64)> {
+    let file = disk.open(path)?;
+    let length = file.length()?;
     let mut trailer = [0; TRAILER_BYTES];
     let at = length.checked_sub(TRAILER_BYTES as u64).ok_or(io::ErrorKind::UnexpectedEof)?;
     file.read_exact_at(&mut trailer, at)?;
@@ -87,8 +89,8 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
 impl Source for LocalFirst {
     async fn get_range(&self, object: &str, range: Range<u64>) -> Result<Bytes, ReadError> {
         let wanted = range.clone();
-        let copied = self.read_copy(object, move |path| {
-            let (file, length) = open(path)?;
+        let copied = self.read_copy(object, move |disk, path| {
+            let (file, length) = open(disk, path)?;
             let end = wanted.end.min(length);
             let mut bytes = vec![0; end.saturating_sub(wanted.start) as usize];
             file.read_exact_at(&mut bytes, wanted.start)?;
@@ -102,7 +104,7 @@ impl Source for LocalFirst {
     }
 
     async fn size(&self, object: &str) -> Result<u64, ReadError> {
-        match self.read_copy(object, |path| open(path).map(|(_, length)| length)).await {
+        match self.read_copy(object, |disk, path| open(disk, path).map(|(_, length)| length)).await {
             Some(length) => Ok(length),
             None => self.store.size(object).await,
         }

@@ -15,7 +15,7 @@ use crate::format::keys;
 use crate::format::prelude::{ObjectKind, Prelude, encode_seal};
 use crate::objstore::unique::{CommitOutcome, CreatePolicy, create_unique, create_unique_from_file};
 use crate::objstore::{ObjectStore, Payload, StoreError};
-use crate::wal::{Scan, WalDir, scan};
+use crate::wal::{Disk, Scan, WalDir, scan};
 
 use super::stream::{StreamError, StreamState, load_stream};
 
@@ -24,6 +24,8 @@ use super::stream::{StreamError, StreamState, load_stream};
 pub struct RecoveryPlace {
     /// The store.
     pub store: Arc<dyn ObjectStore>,
+    /// The disk of the two directories below.
+    pub disk: Arc<dyn Disk>,
     /// `<data dir>/wal`.
     pub wal_root: PathBuf,
     /// `<data dir>/lost`.
@@ -52,7 +54,7 @@ pub async fn finish_stream(
 ) -> Result<Finished, StreamError> {
     let stream = load_stream(&place.store, session).await?;
     let mut finished = Finished { stream, uploaded_segments: 0, lost_files: Vec::new() };
-    let directory = WalDir::create(&place.wal_root, session)?;
+    let directory = WalDir::create(&place.disk, &place.wal_root, session)?;
     let files: Vec<(u64, PathBuf)> =
         directory.list()?.into_iter().filter(|(seq, _)| *seq >= finished.stream.next_seq).collect();
     let total = files.len() as u64;
@@ -67,7 +69,7 @@ pub async fn finish_stream(
                 continue;
             }
         }
-        if has_frames(&path)? {
+        if has_frames(place, &path)? {
             let kept = directory.move_to_lost(seq, &place.lost)?;
             tracing::error!(%session, seq, file = %kept.display(), "records of a sealed stream could not be appended; kept in the lost directory");
             finished.lost_files.push(kept);
@@ -98,7 +100,7 @@ async fn append_file(
     if seq != stream.next_seq {
         return Ok(STOP);
     }
-    let bytes = read_file(path)?;
+    let bytes = read_file(place, path)?;
     let (scanned, chunks) = match scan(bytes) {
         Ok((scanned, Some(chunks))) => (scanned, chunks),
         Ok((_, None)) => return Ok(STOP),
@@ -193,12 +195,10 @@ async fn seal(place: &RecoveryPlace, stream: &mut StreamState) -> Result<(), Str
     }
 }
 
-fn has_frames(path: &Path) -> Result<bool, StreamError> {
-    Ok(scan(read_file(path)?).is_ok_and(|(scan, _)| !scan.entries.is_empty()))
+fn has_frames(place: &RecoveryPlace, path: &Path) -> Result<bool, StreamError> {
+    Ok(scan(read_file(place, path)?).is_ok_and(|(scan, _)| !scan.entries.is_empty()))
 }
 
-fn read_file(path: &Path) -> Result<Bytes, StreamError> {
-    std::fs::read(path)
-        .map(Bytes::from)
-        .map_err(|source| StreamError::File { path: path.display().to_string(), source })
+fn read_file(place: &RecoveryPlace, path: &Path) -> Result<Bytes, StreamError> {
+    place.disk.read(path).map_err(|source| StreamError::File { path: path.display().to_string(), source })
 }

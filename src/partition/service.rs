@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
@@ -17,7 +17,7 @@ use crate::base::{Clock, Rng, SessionId, Tasks, TopicPartition};
 use crate::format::state::PartitionState;
 use crate::objstore::ObjectStore;
 use crate::protocol::batch::BatchHeader;
-use crate::wal::{WalDir, WalError};
+use crate::wal::{Disk, WalDir, WalError};
 
 use super::api::{Acks, Appended, Isolation, LogError, PartitionView, ProducerView, ReadPlan, Run};
 use super::limits::LogLimits;
@@ -25,6 +25,7 @@ use super::machine::{Machine, Now, Outcome, Ticket, Wait, WalMode};
 use super::metrics::{CutLabels, LogMetrics};
 use super::pace::CutReason;
 use super::wal_cache::WalCache;
+use super::wal_writer::Bell;
 
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,8 @@ pub struct LogOptions {
     pub limits: LogLimits,
     /// Where write-ahead files go; `None` for none (then nothing outlives the process).
     pub wal_root: Option<PathBuf>,
+    /// The disk that they lie on.
+    pub disk: Arc<dyn Disk>,
     /// When they are synced.
     pub wal_fsync: WalFsync,
     /// An unanswered upload is sent a second time after this many milliseconds; `None` for never.
@@ -97,8 +100,7 @@ pub(super) struct Inner {
     pub hedge_after_ms: Option<u64>,
     pub wal_dir: Option<WalDir>,
     pub wal_cache: Mutex<WalCache>,
-    pub wal_wanted: Mutex<bool>,
-    pub wal_signal: Condvar,
+    pub wal_bell: Bell,
     pub wal_stop: AtomicBool,
     pub progress: watch::Sender<Progress>,
     pub cutter: Notify,
@@ -122,7 +124,8 @@ impl Log {
             Some(_) if options.store.is_local() => WalMode::BecomesObject,
             Some(_) => WalMode::Mirror,
         };
-        let wal_dir = options.wal_root.as_deref().map(|root| WalDir::create(root, options.session)).transpose()?;
+        let create = |root| WalDir::create(&options.disk, root, options.session);
+        let wal_dir = options.wal_root.as_deref().map(create).transpose()?;
         let now_us = options.clock.boot_us();
         let machine = Machine::new(options.session, options.limits.clone(), wal_mode, options.rng.uuid(), now_us);
         let (progress, _) = watch::channel(Progress { committed: 0, wal: Ticket { seq: 0, end: 0 }, fenced: false });
@@ -140,8 +143,7 @@ impl Log {
             wal_fsync: options.wal_fsync,
             hedge_after_ms: options.hedge_after_ms,
             wal_dir,
-            wal_wanted: Mutex::new(false),
-            wal_signal: Condvar::new(),
+            wal_bell: Bell::default(),
             wal_stop: AtomicBool::new(false),
             progress,
             cutter: Notify::new(),
@@ -165,6 +167,11 @@ impl Log {
     /// How far the stream got; changes are announced.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.0.progress.subscribe()
+    }
+
+    /// The disk of the write-ahead files, if there are any.
+    pub fn disk(&self) -> Option<&Arc<dyn Disk>> {
+        self.0.wal_dir.as_ref().map(WalDir::disk)
     }
 
     /// The store that segments go to.
@@ -269,8 +276,7 @@ impl Log {
     }
 
     pub(super) fn wake_wal_writer(&self) {
-        *self.0.wal_wanted.lock() = true;
-        self.0.wal_signal.notify_one();
+        self.0.wal_bell.ring();
     }
 
     pub(super) fn count_cut(&self, reason: CutReason) {

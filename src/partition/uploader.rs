@@ -5,13 +5,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::base::crash;
 use crate::format::prelude::{ObjectKind, Prelude};
 use crate::format::{checkpoint, keys};
 use crate::objstore::unique::{CommitOutcome, CreatePolicy, create_unique, create_unique_from_file};
 use crate::objstore::{Payload, StoreError};
+use crate::wal::on_disk;
 
 use super::machine::{Committed, UploadWork, WalMode};
 use super::service::Log;
@@ -135,9 +134,11 @@ async fn read_back(log: &Log, work: &UploadWork) -> Result<Payload, StoreError> 
         key: path.display().to_string(),
         reason,
     };
-    let bytes = tokio::fs::read(&path).await.map_err(|error| unavailable(error.to_string()))?;
+    let file = path.clone();
+    let read = on_disk(directory.disk(), move |disk| disk.read(&file)).await;
+    let bytes = read.map_err(|error| unavailable(error.to_string()))?;
     if bytes.len() as u64 == work.object_bytes {
-        Ok(Bytes::from(bytes).into())
+        Ok(bytes.into())
     } else {
         Err(unavailable(format!("{} bytes instead of {}", bytes.len(), work.object_bytes)))
     }

@@ -1,11 +1,15 @@
-//! The write-ahead thread: one writer, files one after the other, syncs shared by all replies that wait (group commit).
+//! The write-ahead writer, a thread of its own: one writer, files one after the other, syncs shared by all replies that wait (group commit).
 //!
 //! A failed write or sync (full disk) is repeated until it succeeds: positions are explicit, so repeating is harmless, and
 //! meanwhile the limits hold producers back. A failed `fdatasync` may have dropped dirty pages (the fsyncgate of 2018), so
 //! every byte of the files that were not synced is written again from memory before the next one.
 
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
 
 use crate::base::crash;
 use crate::wal::{WalDir, WalError, WalFile};
@@ -15,13 +19,17 @@ use super::service::{Log, WalFsync};
 
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// Starts the thread, unless there are no write-ahead files.
+/// Starts the writer, unless there are no write-ahead files: a thread, or a task over a disk that keeps nobody waiting.
 pub fn spawn(log: &Log) -> std::io::Result<()> {
     let Some(directory) = log.0.wal_dir.clone() else { return Ok(()) };
-    let log = log.clone();
+    let latency = directory.disk().latency();
+    let tasks = log.0.tasks.clone();
+    let mut writer = Writer { log: log.clone(), directory, current: None, unsynced: Vec::new(), failing: false };
+    if let Some(latency) = latency {
+        tasks.spawn("write-ahead", async move { writer.run_as_task(latency).await });
+        return Ok(());
+    }
     thread::Builder::new().name("write-ahead".to_owned()).spawn(move || {
-        let tasks = log.0.tasks.clone();
-        let mut writer = Writer { log, directory, current: None, unsynced: Vec::new() };
         let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.run()));
         if run.is_err() {
             tasks.fail("the write-ahead thread panicked".to_owned());
@@ -30,48 +38,97 @@ pub fn spawn(log: &Log) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Wakes the writer; rung while it is at work it makes it look once more.
+#[derive(Debug, Default)]
+pub struct Bell {
+    rung: Mutex<bool>,
+    thread: Condvar,
+    task: Notify,
+}
+
+impl Bell {
+    /// There may be work.
+    pub fn ring(&self) {
+        *self.rung.lock() = true;
+        self.thread.notify_one();
+        self.task.notify_one();
+    }
+
+    fn wait(&self) {
+        let mut rung = self.rung.lock();
+        while !*rung {
+            self.thread.wait(&mut rung);
+        }
+        *rung = false;
+    }
+}
+
 struct Writer {
     log: Log,
     directory: WalDir,
     current: Option<(u64, WalFile)>,
     /// Finished files that were not synced: before a later file's sync counts, theirs must have happened.
     unsynced: Vec<(u64, WalFile)>,
+    /// The last attempt failed.
+    failing: bool,
 }
 
 impl Writer {
     fn run(&mut self) {
         loop {
             let work = self.log.0.machine.lock().wal_work();
-            match work {
-                Some(work) => self.perform(&work),
-                None if self.log.0.wal_stop.load(std::sync::atomic::Ordering::SeqCst) => return,
-                None => {
-                    let mut wanted = self.log.0.wal_wanted.lock();
-                    while !*wanted {
-                        self.log.0.wal_signal.wait(&mut wanted);
-                    }
-                    *wanted = false;
+            let Some(work) = work else {
+                if self.stopped() {
+                    return;
+                }
+                self.log.0.wal_bell.wait();
+                continue;
+            };
+            while !self.attempt(&work) {
+                if self.stopped() {
+                    return;
+                }
+                thread::sleep(RETRY_PAUSE);
+            }
+        }
+    }
+
+    /// The same, where nothing may block.
+    async fn run_as_task(&mut self, latency: Duration) {
+        let stopping = self.log.0.tasks.stopping();
+        loop {
+            let work = self.log.0.machine.lock().wal_work();
+            let Some(work) = work else {
+                if self.stopped() || stopping.run_until_cancelled(self.log.0.wal_bell.task.notified()).await.is_none() {
+                    return;
+                }
+                continue;
+            };
+            tokio::time::sleep(latency).await;
+            while !self.attempt(&work) {
+                if self.stopped() || stopping.run_until_cancelled(tokio::time::sleep(RETRY_PAUSE)).await.is_none() {
+                    return;
                 }
             }
         }
     }
 
-    fn perform(&mut self, work: &WalWork) {
-        let mut reported = false;
-        let mut result = self.write(work);
-        while let Err(error) = result {
+    fn stopped(&self) -> bool {
+        self.log.0.wal_stop.load(Ordering::SeqCst)
+    }
+
+    /// Does the work and tells who waits for it; `false` if it has to be done again.
+    fn attempt(&mut self, work: &WalWork) -> bool {
+        let again = if self.failing { self.write_again(work) } else { Ok(()) };
+        if let Err(error) = again.and_then(|()| self.write(work)) {
             self.log.0.metrics.wal_errors.inc();
-            if !reported {
+            if !self.failing {
                 tracing::error!(%error, "cannot write ahead; producers wait until it works again");
-                reported = true;
             }
-            if self.log.0.wal_stop.load(std::sync::atomic::Ordering::SeqCst) {
-                return;
-            }
-            thread::sleep(RETRY_PAUSE);
-            result = self.write_again(work).and_then(|()| self.write(work));
+            self.failing = true;
+            return false;
         }
-        if reported {
+        if std::mem::take(&mut self.failing) {
             tracing::info!("writing ahead works again");
         }
         let synced = work.sync || self.log.0.wal_fsync == WalFsync::Never;
@@ -94,6 +151,7 @@ impl Writer {
         if work.finish {
             super::uploader::start_uploads(&self.log);
         }
+        true
     }
 
     /// After a failure nothing is believed that was not synced.

@@ -1,12 +1,12 @@
 //! Writing write-ahead files and finding them again.
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::disk::{Disk, DiskFile};
 use crate::base::{ErrorKind, SessionId};
 
 /// A local file could not be read or written.
@@ -44,26 +44,33 @@ impl WalError {
 /// The directory of one session's write-ahead files.
 #[derive(Debug, Clone)]
 pub struct WalDir {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
 }
 
 impl WalDir {
     /// Makes (or finds) the directory of `session` under `root`; durable when this returns.
-    pub fn create(root: &Path, session: SessionId) -> Result<Self, WalError> {
+    pub fn create(disk: &Arc<dyn Disk>, root: &Path, session: SessionId) -> Result<Self, WalError> {
         let path = root.join(session.to_string());
-        fs::create_dir_all(&path).map_err(WalError::of("create directory", &path))?;
-        sync_directory(root)?;
+        disk.create_dir_all(&path).map_err(WalError::of("create directory", &path))?;
+        sync_directory(&**disk, root)?;
         if let Some(parent) = root.parent() {
-            sync_directory(parent)?;
+            sync_directory(&**disk, parent)?;
         }
-        Ok(Self { path })
+        Ok(Self { disk: disk.clone(), path })
     }
 
     /// The sessions that have a directory under `root`, in order.
-    pub fn sessions(root: &Path) -> Result<Vec<SessionId>, WalError> {
-        let mut sessions: Vec<SessionId> = names(root)?.iter().filter_map(|name| name.parse().ok()).collect();
+    pub fn sessions(disk: &Arc<dyn Disk>, root: &Path) -> Result<Vec<SessionId>, WalError> {
+        let names = names(&**disk, root)?;
+        let mut sessions: Vec<SessionId> = names.iter().filter_map(|name| name.parse().ok()).collect();
         sessions.sort();
         Ok(sessions)
+    }
+
+    /// The disk that it is on.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
     }
 
     /// Where the file of `seq` is (or would be).
@@ -73,7 +80,7 @@ impl WalDir {
 
     /// The files that are there, by seq.
     pub fn list(&self) -> Result<Vec<(u64, PathBuf)>, WalError> {
-        let mut files: Vec<(u64, PathBuf)> = names(&self.path)?
+        let mut files: Vec<(u64, PathBuf)> = names(&*self.disk, &self.path)?
             .iter()
             .filter_map(|name| name.strip_suffix(".seg")?.parse().ok())
             .map(|seq| (seq, self.path(seq)))
@@ -85,14 +92,14 @@ impl WalDir {
     /// Starts the file of `seq`, empty.
     pub fn start(&self, seq: u64) -> Result<WalFile, WalError> {
         let path = self.path(seq);
-        let open = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path);
-        Ok(WalFile { file: open.map_err(WalError::of("create", &path))?, path, named: false })
+        let file = self.disk.create(&path).map_err(WalError::of("create", &path))?;
+        Ok(WalFile { disk: self.disk.clone(), file, path, named: false })
     }
 
     /// Deletes the file of `seq`, if it is there. Not made durable: a file that comes back is found uploaded already.
     pub fn remove(&self, seq: u64) -> Result<(), WalError> {
         let path = self.path(seq);
-        match fs::remove_file(&path) {
+        match self.disk.remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(WalError::of("delete", &path)(error)),
             _ => Ok(()),
         }
@@ -100,18 +107,18 @@ impl WalDir {
 
     /// Deletes the whole directory.
     pub fn remove_all(self) -> Result<(), WalError> {
-        fs::remove_dir_all(&self.path).map_err(WalError::of("delete", &self.path))
+        self.disk.remove_dir_all(&self.path).map_err(WalError::of("delete", &self.path))
     }
 
     /// Moves the file of `seq` to `lost` (made if need be), never over another file.
     pub fn move_to_lost(&self, seq: u64, lost: &Path) -> Result<PathBuf, WalError> {
-        fs::create_dir_all(lost).map_err(WalError::of("create directory", lost))?;
+        self.disk.create_dir_all(lost).map_err(WalError::of("create directory", lost))?;
         let from = self.path(seq);
         let session = self.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let to = lost.join(format!("{session}-{seq:020}.seg"));
-        fs::hard_link(&from, &to).map_err(WalError::of("move to the lost directory", &from))?;
-        sync_directory(lost)?;
-        fs::remove_file(&from).map_err(WalError::of("delete", &from))?;
+        self.disk.hard_link(&from, &to).map_err(WalError::of("move to the lost directory", &from))?;
+        sync_directory(&*self.disk, lost)?;
+        self.disk.remove_file(&from).map_err(WalError::of("delete", &from))?;
         Ok(to)
     }
 }
@@ -119,7 +126,8 @@ impl WalDir {
 /// A write-ahead file that is being written.
 #[derive(Debug)]
 pub struct WalFile {
-    file: File,
+    disk: Arc<dyn Disk>,
+    file: Box<dyn DiskFile>,
     path: PathBuf,
     named: bool,
 }
@@ -135,7 +143,7 @@ impl WalFile {
         self.file.sync_data().map_err(WalError::of("sync", &self.path))?;
         if !self.named {
             if let Some(directory) = self.path.parent() {
-                sync_directory(directory)?;
+                sync_directory(&*self.disk, directory)?;
             }
             self.named = true;
         }
@@ -143,22 +151,14 @@ impl WalFile {
     }
 }
 
-fn names(directory: &Path) -> Result<Vec<String>, WalError> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(WalError::of("list", directory))?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(WalError::of("list", directory))?;
-        if let Ok(name) = entry.file_name().into_string() {
-            names.push(name);
-        }
+fn names(disk: &dyn Disk, directory: &Path) -> Result<Vec<String>, WalError> {
+    match disk.list(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.map_err(WalError::of("list", directory)),
     }
-    Ok(names)
 }
 
-fn sync_directory(path: &Path) -> Result<(), WalError> {
+fn sync_directory(disk: &dyn Disk, path: &Path) -> Result<(), WalError> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    File::open(path).and_then(|directory| directory.sync_all()).map_err(WalError::of("sync directory", path))
+    disk.sync_dir(path).map_err(WalError::of("sync directory", path))
 }

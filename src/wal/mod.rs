@@ -7,12 +7,14 @@
 //! a failed write is harmless; a file's name is durable before [`WalFile::sync`] returns.
 //!
 //! Crash: a file may end anywhere. [`mod@scan`] gives its whole frames; the torn rest is cut off. Cancellation: nothing here is
-//! asynchronous.
+//! asynchronous but [`on_disk`], whose work runs to its end.
 //!
 //! It never decides what is committed: the object store does.
 
+mod disk;
 mod file;
 mod scan;
 
+pub use disk::{Disk, DiskFile, LocalDisk, on_disk};
 pub use file::{WalDir, WalError, WalFile};
 pub use scan::{Scan, ScannedEntry, scan, scan_bytes};

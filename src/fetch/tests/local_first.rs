@@ -36,7 +36,7 @@ async fn copies(copy: impl FnOnce(&Bytes) -> Vec<u8>) -> Copies {
     let found = path.clone();
     let wanted = ObjectRef::Segment { session: SESSION, seq: 0 };
     let find = Arc::new(move |object| (object == wanted).then(|| found.clone()));
-    let source = LocalFirst::new(StoreSource::new(store), find, metrics.clone());
+    let source = LocalFirst::new(StoreSource::new(store), crate::wal::LocalDisk::shared(), find, metrics.clone());
     Copies { _dir: dir, path, key, whole, source, metrics }
 }
 

@@ -14,8 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -97,9 +96,12 @@ impl Pending {
     }
 }
 
-/// Serves one connection until either side ends it.
-pub async fn run(front: Arc<Front>, stream: TcpStream, peer: SocketAddr, stop: CancellationToken) {
-    let (read, write) = stream.into_split();
+/// Serves one connection, given as its two halves, until either side ends it.
+pub async fn run<R, W>(front: Arc<Front>, (read, write): (R, W), peer: SocketAddr, stop: CancellationToken)
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
     let (due, replies) = mpsc::channel(MAX_PIPELINED);
     let pending = Arc::new(Pending::default());
     let session = Session::new(front.clone(), peer);
@@ -116,6 +118,7 @@ pub async fn run(front: Arc<Front>, stream: TcpStream, peer: SocketAddr, stop: C
     let writing = write_replies(front.clone(), replies, write, pending);
     tokio::pin!(reading, writing);
     let ended = tokio::select! {
+        biased;
         ended = &mut reading => match writing.await {
             Ok(mut write) => {
                 if let Ended::Foreign("HTTP") = ended {
@@ -130,9 +133,9 @@ pub async fn run(front: Arc<Front>, stream: TcpStream, peer: SocketAddr, stop: C
     report(&front, peer, &ended);
 }
 
-struct Reading {
+struct Reading<R> {
     session: Session,
-    reader: FrameReader,
+    reader: FrameReader<R>,
     inflight: Arc<Semaphore>,
     due: mpsc::Sender<Due>,
     pending: Arc<Pending>,
@@ -140,7 +143,7 @@ struct Reading {
     first: bool,
 }
 
-impl Reading {
+impl<R: AsyncRead + Unpin> Reading<R> {
     async fn run(mut self) -> Ended {
         loop {
             if let Err(ended) = self.one_request().await {
@@ -197,6 +200,7 @@ impl Reading {
         let running = (api.run)(&self.session, call);
         let step = if api.long_poll {
             tokio::select! {
+                biased;
                 step = running => step?,
                 () = self.reader.peer_closed() => return Err(Ended::ByPeer),
                 () = self.stop.cancelled() => return Err(Ended::Stopping),
@@ -242,12 +246,12 @@ async fn take(from: &Arc<Semaphore>, bytes: usize, limit_bytes: usize, front: &F
 }
 
 /// Writes replies in order until the reader has gone; gives the socket back.
-async fn write_replies(
+async fn write_replies<W: AsyncWrite + Unpin>(
     front: Arc<Front>,
     mut replies: mpsc::Receiver<Due>,
-    mut half: OwnedWriteHalf,
+    mut half: W,
     pending: Arc<Pending>,
-) -> Result<OwnedWriteHalf, Ended> {
+) -> Result<W, Ended> {
     let mut queue: VecDeque<Due> = VecDeque::new();
     loop {
         if queue.is_empty() {

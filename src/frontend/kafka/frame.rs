@@ -6,8 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 /// Room made for reading ahead, and how much is read ahead while a request is at work.
@@ -64,15 +63,15 @@ pub fn guess(first: [u8; 4]) -> Guess {
 
 /// The reading side of a connection.
 #[derive(Debug)]
-pub struct FrameReader {
-    half: OwnedReadHalf,
+pub struct FrameReader<R> {
+    half: R,
     buffer: BytesMut,
     ended: bool,
 }
 
-impl FrameReader {
+impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads from `half`.
-    pub fn new(half: OwnedReadHalf) -> Self {
+    pub fn new(half: R) -> Self {
         Self { half, buffer: BytesMut::new(), ended: false }
     }
 
@@ -165,7 +164,7 @@ impl Reply {
     }
 
     /// Writes everything. `timeout_ms` bounds the time without progress.
-    pub async fn write_to(mut self, half: &mut OwnedWriteHalf, timeout_ms: u64) -> io::Result<()> {
+    pub async fn write_to(mut self, half: &mut (impl AsyncWrite + Unpin), timeout_ms: u64) -> io::Result<()> {
         while !self.pieces.is_empty() {
             let slices: Vec<_> = self.pieces.iter().take(MAX_SLICES).map(|piece| io::IoSlice::new(piece)).collect();
             let written = timeout(Duration::from_millis(timeout_ms), half.write_vectored(&slices))

@@ -40,7 +40,7 @@ use std::sync::Arc;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 
-pub use server::{BindError, advertised, bind, serve};
+pub use server::{BindError, advertised, bind, serve, serve_halves};
 
 use self::fetch_session::FetchSessions;
 use crate::base::{Clock, Rng};

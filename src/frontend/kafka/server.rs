@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +51,7 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationT
     let room = Arc::new(Semaphore::new(front.settings.max_connections));
     loop {
         let accepted = tokio::select! {
+            biased;
             () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
@@ -75,14 +77,23 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationT
         prepare(&stream);
         let (front, stop) = (front.clone(), stop.clone());
         connections.spawn(async move {
-            front.metrics.connections.inc();
-            let _open = OpenConnection(front.clone());
-            connection::run(front, stream, peer, stop).await;
+            serve_halves(front, stream.into_split(), peer, stop).await;
             drop(permit);
         });
     }
     connections.close();
     connections.wait().await;
+}
+
+/// Serves one connection that came another way than by a listener: two halves of any stream of bytes.
+pub async fn serve_halves<R, W>(front: Arc<Front>, halves: (R, W), peer: SocketAddr, stop: CancellationToken)
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    front.metrics.connections.inc();
+    let _open = OpenConnection(front.clone());
+    connection::run(front, halves, peer, stop).await;
 }
 
 /// Counts a connection as open until it is dropped, whichever way it ends.

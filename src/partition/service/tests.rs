@@ -14,6 +14,7 @@ use crate::objstore::memory::MemoryStore;
 use crate::partition::recovery::{RecoveryPlace, finish_stream};
 use crate::partition::{Acks, Isolation, Log, LogLimits, LogOptions, ReadSource, WalFsync};
 use crate::protocol::batch::{BatchHeader, build_batch};
+use crate::wal::LocalDisk;
 
 const PARTITION: TopicPartition = TopicPartition::new(Uuid::from_u128(7), 0);
 
@@ -25,6 +26,7 @@ async fn start(store: &Arc<dyn ObjectStore>, wal_root: Option<&Path>, epoch: u64
     let options = LogOptions {
         session: session(epoch),
         limits: LogLimits { flush_idle_us: 0, idle_cuts_per_s: 0, ..LogLimits::default() },
+        disk: LocalDisk::shared(),
         wal_root: wal_root.map(Path::to_path_buf),
         wal_fsync: WalFsync::Group,
         hedge_after_ms: None,
@@ -75,6 +77,7 @@ async fn a_restart_finishes_the_old_stream_and_goes_on_behind_it() {
         log.0.tasks.stop().await;
         let place = RecoveryPlace {
             store: store.clone(),
+            disk: LocalDisk::shared(),
             wal_root: wal_root.clone(),
             lost: directory.path().join("lost"),
             rng: Rng::seeded(5),

@@ -70,6 +70,7 @@ pub async fn house(settings: KafkaSettings) -> House {
         session,
         limits: LogLimits { flush_idle_us: 0, idle_cuts_per_s: 0, flush_linger_us: 1_000, ..LogLimits::default() },
         wal_root: None,
+        disk: crate::wal::LocalDisk::shared(),
         wal_fsync: WalFsync::Never,
         hedge_after_ms: None,
         store: store.clone(),
