@@ -11,8 +11,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Source>);
 
-trait Source: Send + Sync {
+/// What a clock reads; the simulator brings its own.
+pub trait Source: Send + Sync + 'static {
+    /// Milliseconds since the Unix epoch.
     fn wall_ms(&self) -> i64;
+    /// Microseconds since boot, counting suspend; never goes back.
     fn boot_us(&self) -> u64;
 }
 
@@ -20,6 +23,11 @@ impl Clock {
     /// The machine's clocks.
     pub fn system() -> Self {
         Self(Arc::new(System))
+    }
+
+    /// A clock that reads `source`.
+    pub fn of(source: impl Source) -> Self {
+        Self(Arc::new(source))
     }
 
     /// Milliseconds since the Unix epoch. May jump either way; use it only for record timestamps and retention.
@@ -82,7 +90,7 @@ impl ManualClock {
 
     /// A [`Clock`] that reads this one.
     pub fn clock(&self) -> Clock {
-        Clock(Arc::new(self.clone()))
+        Clock::of(self.clone())
     }
 }
 

@@ -7,11 +7,13 @@ pub mod clock;
 pub mod crash;
 pub mod ids;
 pub mod kind;
+pub mod maps;
 pub mod rng;
 pub mod tasks;
 
 pub use clock::{Clock, ManualClock};
 pub use ids::{SessionId, TopicPartition};
 pub use kind::ErrorKind;
+pub use maps::{HashMap, HashSet};
 pub use rng::Rng;
 pub use tasks::Tasks;

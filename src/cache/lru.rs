@@ -1,7 +1,9 @@
 //! A least-recently-used map with a limit on the weight of what it holds.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::Hash;
+
+use crate::base::HashMap;
 
 /// The map. Weights are the caller's: bytes, mostly.
 #[derive(Debug)]
@@ -25,7 +27,7 @@ struct Held<V> {
 impl<K: Eq + Hash + Clone, V: Clone> Lru<K, V> {
     /// Holds at most `capacity` of weight; 0 holds nothing that weighs something.
     pub fn new(capacity: u64) -> Self {
-        Self { capacity, weight: 0, evictions: 0, next_use: 0, by_key: HashMap::new(), by_use: BTreeMap::new() }
+        Self { capacity, weight: 0, evictions: 0, next_use: 0, by_key: HashMap::default(), by_use: BTreeMap::new() }
     }
 
     /// The value, which becomes the most recently used.

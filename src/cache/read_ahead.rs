@@ -3,9 +3,11 @@
 //! A reader is known by where its last read ended: a read of the same object that starts in that page or the next one
 //! continues it. Each continuation doubles the window, up to a limit; a jump starts anew with none.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+
+use crate::base::HashMap;
 
 /// Forward readers remembered at once; the one that has been remembered longest is forgotten first.
 pub(super) const TRACKED_READERS: usize = 4096;

@@ -3,13 +3,14 @@
 //! The first who asks for a missing thing leads: it gets a [`Flight`] and starts a task that loads the thing and lands the
 //! flight. The others follow: they get a [`Waiter`]. A leader that goes away disturbs nobody, since the task is its own.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
+
+use crate::base::HashMap;
 
 /// The task that loaded the thing ended without a result: a panic, or a runtime that stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +45,7 @@ impl<K, V, E> Clone for Flights<K, V, E> {
 
 impl<K, V, E> Default for Flights<K, V, E> {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(State { next_id: 0, by_key: HashMap::new() })))
+        Self(Arc::new(Mutex::new(State { next_id: 0, by_key: HashMap::default() })))
     }
 }
 

@@ -3,7 +3,6 @@
 //! A finished write-ahead file has the segment's bytes, footer and all; one without its trailer is not used. A file that
 //! goes away in between, or whose bytes failed a check above, is passed over: the store has them too.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -16,6 +15,7 @@ use parking_lot::Mutex;
 
 use super::metrics::Metrics;
 use super::source::StoreSource;
+use crate::base::HashSet;
 use crate::cache::{ReadError, Source};
 use crate::format::keys::parse_segment;
 use crate::format::segment::{TRAILER_BYTES, Trailer};

@@ -114,6 +114,7 @@ impl Fetches {
                 return;
             }
             tokio::select! {
+                biased;
                 () = call.notified() => {}
                 () = &mut deadline => {
                     self.metrics.timeouts.inc();

@@ -4,12 +4,13 @@
 //! What each write does is a [`Change`], the one thing that moves the keys: operations judge and give a change, the shell
 //! makes it durable and then applies it, and the replay of a file applies the same changes. Limits are those of etcd, counted as etcd counts them.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use bytes::Bytes;
 
 use super::{Compare, Event, KeyValue, MAX_REQUEST_BYTES, MAX_TXN_OPERATIONS, MetaError, Snapshot, Write};
+use crate::base::HashSet;
 
 /// The effect of one revision: puts and deletes of distinct keys. Empty changes are not made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -234,7 +235,7 @@ pub fn check_limits(compares: &[Compare], writes: &[Write]) -> Result<(), MetaEr
             "a transaction of {bytes} bytes, at most {MAX_REQUEST_BYTES} are possible"
         )));
     }
-    let mut written = HashSet::new();
+    let mut written = HashSet::default();
     for write in writes {
         let (Write::Put { key, .. } | Write::Delete { key }) = write;
         if !written.insert(key.as_str()) {

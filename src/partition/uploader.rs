@@ -37,16 +37,18 @@ pub async fn cut_when_due(log: Log) {
             }
             Some(at) => {
                 tokio::select! {
-                    () = tokio::time::sleep(Duration::from_micros(at - now_us)) => {}
-                    () = log.0.cutter.notified() => {}
-                    () = stopping.cancelled() => return,
-                }
+                biased;
+                                    () = tokio::time::sleep(Duration::from_micros(at - now_us)) => {}
+                                    () = log.0.cutter.notified() => {}
+                                    () = stopping.cancelled() => return,
+                                }
             }
             None => {
                 tokio::select! {
-                    () = log.0.cutter.notified() => {}
-                    () = stopping.cancelled() => return,
-                }
+                biased;
+                                    () = log.0.cutter.notified() => {}
+                                    () = stopping.cancelled() => return,
+                                }
             }
         }
     }
@@ -84,9 +86,10 @@ async fn upload(log: Log, work: UploadWork) {
             }
         }
         tokio::select! {
-            () = tokio::time::sleep(UPLOAD_PAUSE) => {}
-            () = stopping.cancelled() => return,
-        }
+        biased;
+                    () = tokio::time::sleep(UPLOAD_PAUSE) => {}
+                    () = stopping.cancelled() => return,
+                }
     }
     if failures > 0 {
         tracing::info!(%key, failures, "the segment is uploaded after all");

@@ -56,10 +56,12 @@ impl Upkeep {
             let mut collector = Collector::new(self.settings.grace_ms);
             loop {
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(Duration::from_millis(self.settings.interval_ms)) => {}
                     () = stopping.cancelled() => return,
                 }
                 tokio::select! {
+                    biased;
                     () = self.round(&mut collector) => {}
                     () = stopping.cancelled() => return,
                 }

@@ -1,6 +1,6 @@
 //! What the steps of all groups of a shard share: time, deadlines, the store, and what is being appended.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use super::metrics::GroupMetrics;
 use super::records::{Key, OffsetValue};
 use super::store::Store;
 use super::timers::Timers;
+use crate::base::HashMap;
 use crate::config::GroupSettings;
 use crate::coordinator::runtime::{Effects, Now, RawRecord, ReplyTo, Ticket};
 
@@ -71,7 +72,7 @@ impl Context {
             store: Store::default(),
             parked: BTreeMap::new(),
             continuations: BTreeMap::new(),
-            touched: HashMap::new(),
+            touched: HashMap::default(),
             next: Ticket(1),
             records: Vec::new(),
             replies: Vec::new(),

@@ -10,7 +10,7 @@
 //! A crash leaves the log; loading it gives the store of the last commit and the members of the last stored generation,
 //! with fresh sessions. Cancelled requests change nothing: the reply goes nowhere.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
@@ -26,6 +26,7 @@ use super::metrics::{GroupMetrics, SkipLabel, StateLabel};
 use super::records::GroupValue;
 use super::store::{Applied, Store};
 use super::{admin, offsets};
+use crate::base::HashMap;
 use crate::config::GroupSettings;
 use crate::coordinator::runtime::{Effects, Machine, Now, RawRecord, ReplyTo, Ticket};
 
@@ -53,7 +54,7 @@ impl GroupMachine {
     pub fn new(settings: Arc<GroupSettings>, max_groups: usize, metrics: GroupMetrics) -> Self {
         Self {
             cx: Context::new(settings, metrics),
-            groups: HashMap::new(),
+            groups: HashMap::default(),
             max_groups,
             published: Published::default(),
         }

@@ -1,7 +1,9 @@
 //! Deadlines, each under a key; setting a key again moves it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::hash::Hash;
+
+use crate::base::HashMap;
 
 /// A set of deadlines in milliseconds since boot.
 #[derive(Debug)]
@@ -12,7 +14,7 @@ pub struct Timers<K> {
 
 impl<K> Default for Timers<K> {
     fn default() -> Self {
-        Self { by_key: HashMap::new(), by_time: BTreeSet::new() }
+        Self { by_key: HashMap::default(), by_time: BTreeSet::new() }
     }
 }
 

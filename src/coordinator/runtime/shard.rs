@@ -129,6 +129,7 @@ impl<M: Machine> Shard<M> {
         }
         let stopping = self.stopping.clone();
         tokio::select! {
+            biased;
             () = settle(&mut left) => {}
             () = stopping.cancelled() => {}
         }

@@ -1,6 +1,5 @@
 //! Fetch: sessions (KIP-227), topic ids (KIP-516), and the reader behind them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError as Kafka;
@@ -14,7 +13,7 @@ use super::fetch_session::{Context, Told, TopicKey, Wanted};
 use super::frame::Reply;
 use super::offsets::isolation;
 use super::{Session, errors};
-use crate::base::TopicPartition;
+use crate::base::{HashMap, TopicPartition};
 use crate::broker::{BrokerError, Topic, partition_of};
 use crate::cluster::ClusterImage;
 use crate::fetch::{FetchRequest, PartitionFetch, PartitionRequest};
@@ -31,7 +30,7 @@ pub(super) async fn fetch(session: &Session, mut call: Call) -> Result<Reply, Ca
         }
     };
     let isolation = isolation(request.isolation_level);
-    let mut topics = Topics { image: session.broker().image(), known: HashMap::new() };
+    let mut topics = Topics { image: session.broker().image(), known: HashMap::default() };
     let mut answers: Vec<Option<PartitionReply>> = Vec::with_capacity(wanted.len());
     let mut partitions = Vec::with_capacity(wanted.len());
     for asked in &wanted {

@@ -5,7 +5,6 @@
 //! [`MAX_CACHED_PARTITIONS`]). At a limit the longest unused session that rested long enough gives way; if none did, the
 //! client gets no session (id 0) and goes on with full requests. Losing a session costs the client one full request.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -14,7 +13,7 @@ use kafka_protocol::messages::FetchRequest;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use crate::base::Rng;
+use crate::base::{HashMap, Rng};
 
 /// Most partitions of one session; a client with more gets none.
 pub const MAX_SESSION_PARTITIONS: usize = 20_000;

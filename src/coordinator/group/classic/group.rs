@@ -1,7 +1,5 @@
 //! A classic group: who is in it, in which generation, in which state.
 
-use std::collections::{HashMap, HashSet};
-
 use bytes::Bytes;
 use indexmap::IndexMap;
 use kafka_protocol::error::ResponseError;
@@ -10,6 +8,7 @@ use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 
 use super::member::Member;
 use super::subscription::subscribed_topics;
+use crate::base::{HashMap, HashSet};
 use crate::coordinator::group::api;
 use crate::coordinator::group::context::Name;
 use crate::coordinator::group::records::GroupValue;
@@ -93,9 +92,9 @@ impl Group {
             generation: 0,
             leader: None,
             members: IndexMap::new(),
-            statics: HashMap::new(),
-            pending_join: HashSet::new(),
-            pending_sync: HashSet::new(),
+            statics: HashMap::default(),
+            pending_join: HashSet::default(),
+            pending_sync: HashSet::default(),
             subscribed: None,
             new_member_added: false,
             assigning: false,

@@ -1,13 +1,12 @@
 //! How a group gets from one generation to the next.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{JoinGroupResponse, SyncGroupResponse};
 
 use super::group::{Group, InitialDelay, State};
 use super::subscription::subscribed_topics;
+use crate::base::HashMap;
 use crate::coordinator::group::api::{self, Reply, join_error, sync_error};
 use crate::coordinator::group::context::{Context, Name, TimerKey};
 use crate::coordinator::runtime::ReplyTo;

@@ -1,10 +1,9 @@
 //! The topics that the members of a consumer group subscribe to, read from their opaque metadata.
 
-use std::collections::HashSet;
-
 use bytes::Buf;
 
 use super::group::Group;
+use crate::base::HashSet;
 
 /// Topics of all members; `None` if the group does not use the consumer protocol or a member's metadata is not what it
 /// should be (then nothing may be concluded about what is in use).
@@ -13,10 +12,10 @@ pub(super) fn subscribed_topics(group: &Group) -> Option<HashSet<String>> {
         return None;
     }
     if group.members.is_empty() {
-        return Some(HashSet::new());
+        return Some(HashSet::default());
     }
     let protocol = group.protocol.as_deref()?;
-    let mut topics = HashSet::new();
+    let mut topics = HashSet::default();
     for member in group.members.values() {
         topics.extend(parse(&member.metadata(Some(protocol)))?);
     }

@@ -1,13 +1,12 @@
 //! `SyncGroup` and `Heartbeat`.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{HeartbeatRequest, HeartbeatResponse, SyncGroupRequest};
 use kafka_protocol::protocol::StrBytes;
 
 use super::group::{Group, State};
+use crate::base::HashMap;
 use crate::coordinator::group::api::{Reply, own, sync_error};
 use crate::coordinator::group::context::{Context, Continuation, Name, TimerKey};
 use crate::coordinator::group::limits::MAX_GROUP_RECORD_BYTES;
@@ -64,7 +63,7 @@ impl Group {
     }
 
     fn store_assignment(&mut self, cx: &mut Context, request: &SyncGroupRequest) {
-        let mut assignment: HashMap<Name, Bytes> = HashMap::with_capacity(self.members.len());
+        let mut assignment: HashMap<Name, Bytes> = HashMap::default();
         for given in &request.assignments {
             if let Some((id, _)) = self.members.get_key_value(&*given.member_id) {
                 assignment.insert(id.clone(), own(&given.assignment));
