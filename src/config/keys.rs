@@ -99,8 +99,9 @@ pub const KEYS: &[Key] = &[
     key!("cluster", Kind::Text("NAME"), Default::None, true,
         "Name of the cluster. A data directory or object store of another name is refused.",
         set!(broker.cluster = some text)),
-    key!("broker_id", Kind::Count(0, 2_147_483_646), Default::Is("1"), true,
-        "Kafka node id.", set!(broker.broker_id = int)),
+    key!("broker_id", Kind::Count(0, 2_147_483_646), Default::None, true,
+        "Kafka node id. Without it: the one that the data directory remembers; for a new directory the lowest free id \
+         from 1 on.", set!(broker.broker_id = some int)),
     key!("zone", Kind::Text("ZONE"), Default::None, true,
         "Availability zone, told to clients as the rack.", set!(broker.zone = some text)),
     key!("log", Kind::Text("FILTER"), Default::Is("info"), true,
@@ -114,6 +115,25 @@ pub const KEYS: &[Key] = &[
         }),
     key!("stop_timeout", Kind::Duration(0, HOUR), Default::Is("30s"), false,
         "How long a stop may take to commit what is open.", set!(broker.stop_timeout_ms = number)),
+    key!("cluster.lease_ttl", Kind::Duration(1_000, 5 * MINUTE), Default::Is("10s"), false,
+        "A broker that the metadata store has not heard of for this long has left: its partitions go to others, its id \
+         is free.", set!(cluster.lease_ttl_ms = number)),
+    key!("cluster.probe_interval", Kind::Duration(10, MINUTE), Default::Is("250ms"), false,
+        "Time between two probes of each other broker.", set!(cluster.probe_interval_ms = number)),
+    key!("cluster.probe_timeout", Kind::Duration(10, MINUTE), Default::Is("1s"), false,
+        "A probe that is not answered for this long has missed.", set!(cluster.probe_timeout_ms = number)),
+    key!("cluster.probe_misses", Kind::Count(1, 1_000), Default::Is("3"), false,
+        "Probes missed in a row after which a broker is suspected and its partitions are taken over.",
+        |settings, value| {
+            settings.cluster.probe_misses = u32::try_from(value.number()).unwrap_or(u32::MAX);
+            Ok(())
+        }),
+    key!("cluster.balance_interval", Kind::Duration(100, HOUR), Default::Is("5s"), false,
+        "Time between two looks of the controller at whether partitions should move to even out the load.",
+        set!(cluster.balance_interval_ms = number)),
+    key!("cluster.drain_timeout", Kind::Duration(0, HOUR), Default::Is("30s"), false,
+        "How long a drain may take to hand partitions over. What is left then is taken over as from a dead broker.",
+        set!(cluster.drain_timeout_ms = number)),
     key!("flush.bytes", Kind::Size(64 * KIB, 256 * MIB), Default::Is("8MiB"), false,
         "The open segment is uploaded when it holds this much.", set!(log.flush_bytes = size)),
     key!("flush.linger", Kind::Duration(0, MINUTE), Default::ByStore { local: "5ms", s3: "250ms" }, false,

@@ -100,7 +100,7 @@ fn fill_defaults(settings: &mut Settings, set: &[&str]) {
 /// Rules between settings.
 fn cross_check(settings: &Settings) -> Vec<String> {
     let mut problems = Vec::new();
-    let (log, kafka, group) = (&settings.log, &settings.kafka, &settings.group);
+    let (log, kafka, group, cluster) = (&settings.log, &settings.kafka, &settings.group, &settings.cluster);
     let mut rule = |holds: bool, problem: &str| {
         if !holds {
             problems.push(problem.to_owned());
@@ -122,6 +122,11 @@ fn cross_check(settings: &Settings) -> Vec<String> {
     rule(
         group.min_session_timeout_ms <= group.max_session_timeout_ms,
         "group.min_session_timeout must not be above group.max_session_timeout",
+    );
+    rule(
+        cluster.probe_interval_ms < cluster.lease_ttl_ms && cluster.probe_timeout_ms < cluster.lease_ttl_ms,
+        "cluster.probe_interval and cluster.probe_timeout must be below cluster.lease_ttl: probes are to notice a dead \
+         broker before its lease does",
     );
     let everywhere = |address: &str| address.starts_with("0.0.0.0:") || address.starts_with("[::]:");
     rule(
@@ -154,10 +159,17 @@ fn flatten(
     problems: &mut Vec<String>,
 ) {
     for (key, value) in table {
-        let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-        let known = KEYS.iter().any(|known| known.name == name);
+        let mut name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        let is_key = |name: &str| KEYS.iter().any(|known| known.name == name);
+        // `cluster` is a value and a table; in the table the value is called `name`.
+        if let Some(both) = name.strip_suffix(".name").filter(|table| is_key(table)) {
+            name.truncate(both.len());
+        }
+        let known = is_key(&name);
+        let is_table =
+            KEYS.iter().any(|known| known.name.strip_prefix(&*name).is_some_and(|rest| rest.starts_with('.')));
         let value = match value {
-            toml::Value::Table(inner) if !known => {
+            toml::Value::Table(inner) if !known || is_table => {
                 flatten(file, &name, inner, flat, problems);
                 continue;
             }

@@ -13,6 +13,8 @@ const GIB: u64 = 1 << 30;
 pub struct Settings {
     /// Who this broker is and where it keeps things.
     pub broker: BrokerSettings,
+    /// Brokers among each other.
+    pub cluster: ClusterSettings,
     /// The object store client.
     pub store: StoreSettings,
     /// The log: cutting, uploading, write-ahead files, checkpoints.
@@ -44,8 +46,8 @@ pub struct BrokerSettings {
     pub metadata: MetadataSetting,
     /// Name of the cluster; checked against the one in the data directory and in the metadata store when given.
     pub cluster: Option<String>,
-    /// Kafka node id, 0 or more.
-    pub broker_id: i32,
+    /// Kafka node id, 0 or more; `None` is the one that the data directory remembers, or a free one.
+    pub broker_id: Option<i32>,
     /// Rack / availability zone told to clients.
     pub zone: Option<String>,
     /// How long the broker may take to commit what is open when it is asked to stop, in ms.
@@ -60,9 +62,39 @@ impl Default for BrokerSettings {
             data_dir,
             metadata: MetadataSetting::Embedded,
             cluster: None,
-            broker_id: 1,
+            broker_id: None,
             zone: None,
             stop_timeout_ms: 30_000,
+        }
+    }
+}
+
+/// Brokers among each other: leases, suspicion, balance, drain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// Time to live of a session's lease, in ms: a broker that was not heard of for longer has left.
+    pub lease_ttl_ms: u64,
+    /// Ms between two probes of another broker.
+    pub probe_interval_ms: u64,
+    /// A probe without an answer after this many ms has missed.
+    pub probe_timeout_ms: u64,
+    /// Misses in a row after which a broker is suspected.
+    pub probe_misses: u32,
+    /// Ms between two looks of the controller at how even the load is.
+    pub balance_interval_ms: u64,
+    /// How long a drain may take to hand partitions over, in ms; what is left then is taken over like a dead broker's.
+    pub drain_timeout_ms: u64,
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        Self {
+            lease_ttl_ms: 10_000,
+            probe_interval_ms: 250,
+            probe_timeout_ms: 1_000,
+            probe_misses: 3,
+            balance_interval_ms: 5_000,
+            drain_timeout_ms: 30_000,
         }
     }
 }

@@ -72,7 +72,20 @@ fn flags_beat_environment_beats_file() {
     assert_eq!(settings.log.flush_idle_ms, 1);
     assert_eq!(settings.log.flush_linger_ms, 2);
     assert_eq!(settings.log.flush_bytes, 3 << 20);
-    assert_eq!(settings.broker.broker_id, 3);
+    assert_eq!(settings.broker.broker_id, Some(3));
+}
+
+#[test]
+fn the_clusters_name_and_its_table_go_together_in_a_file() {
+    let settings = try_load(&[], &[], "[cluster]\nname = 'north'\nprobe_misses = 5").unwrap().settings;
+    assert_eq!((settings.broker.cluster.as_deref(), settings.cluster.probe_misses), (Some("north"), 5));
+    assert_eq!(try_load(&[], &[], "cluster = 'south'").unwrap().settings.broker.cluster.as_deref(), Some("south"));
+    let both = [("cluster", "flag"), ("cluster.lease_ttl", "20s")];
+    let settings = try_load(&both, &[("ESKER_CLUSTER_PROBE_TIMEOUT", "2s")], "").unwrap().settings;
+    let ClusterSettings { lease_ttl_ms, probe_timeout_ms, .. } = settings.cluster;
+    assert_eq!((settings.broker.cluster.as_deref(), lease_ttl_ms, probe_timeout_ms), (Some("flag"), 20_000, 2_000));
+    assert!(problems(&[], &[], "[cluster]\nnane = 'north'")[0].contains("there is no such setting"));
+    assert!(problems(&[], &[], "[flush]\nname = 'north'")[0].contains("there is no such setting"));
 }
 
 #[test]
@@ -139,6 +152,10 @@ fn each_mistake_has_its_message() {
         ("memory.unflushed", "2MiB", "at least twice flush.bytes"),
         ("kafka.max_request", "1GiB", "kafka.inflight_per_connection must be"),
         ("group.min_session_timeout", "2h", "must not be above"),
+        ("cluster.lease_ttl", "999ms", "must be within 1s..5min"),
+        ("cluster.lease_ttl", "1s", "must be below cluster.lease_ttl"),
+        ("cluster.probe_interval", "10s", "must be below cluster.lease_ttl"),
+        ("cluster.probe_misses", "0", "must be within 1.."),
     ] {
         let found = problems(&[(flag, value)], &[], "");
         assert!(found.len() == 1 && found[0].contains(part), "{flag} = {value}: {found:?}");
