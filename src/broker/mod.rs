@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod partitions;
 pub mod produce;
 pub mod read;
+pub mod slot;
 pub mod topics;
 
 use std::fmt;
@@ -30,6 +31,7 @@ pub use metrics::Metrics;
 pub use partitions::Partitions;
 pub use produce::PendingProduce;
 pub use read::{ListedOffset, OffsetSpec};
+pub use slot::BrokerSlot;
 
 pub use crate::cluster::Topic;
 

@@ -104,11 +104,11 @@ where
 {
     let (due, replies) = mpsc::channel(MAX_PIPELINED);
     let pending = Arc::new(Pending::default());
-    let session = Session::new(front.clone(), peer);
     let reading = Reading {
         inflight: Arc::new(Semaphore::new(front.settings.inflight_bytes_per_connection)),
         reader: FrameReader::new(read),
-        session,
+        front: front.clone(),
+        peer,
         due,
         pending: pending.clone(),
         stop,
@@ -134,7 +134,8 @@ where
 }
 
 struct Reading<R> {
-    session: Session,
+    front: Arc<Front>,
+    peer: SocketAddr,
     reader: FrameReader<R>,
     inflight: Arc<Semaphore>,
     due: mpsc::Sender<Due>,
@@ -153,7 +154,7 @@ impl<R: AsyncRead + Unpin> Reading<R> {
     }
 
     async fn one_request(&mut self) -> Result<(), Ended> {
-        let front = self.session.front.clone();
+        let front = self.front.clone();
         let head = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Err(Ended::Stopping),
@@ -193,11 +194,13 @@ impl<R: AsyncRead + Unpin> Reading<R> {
         front.metrics.requests.get_or_create(&labels).inc();
 
         if api.pipelined {
-            let reply = produce::begin(&self.session, call).await?;
+            let session = Session::new(front, self.peer);
+            let reply = produce::begin(&session, call).await?;
             return self.push(reply, api, arrived_us, hold).await;
         }
         self.pending.none().await;
-        let running = (api.run)(&self.session, call);
+        let session = Session::new(front, self.peer);
+        let running = (api.run)(&session, call);
         let step = if api.long_poll {
             tokio::select! {
                 biased;
@@ -227,7 +230,7 @@ impl<R: AsyncRead + Unpin> Reading<R> {
     }
 
     async fn hold(&self, bytes: usize) -> Held {
-        let front = &self.session.front;
+        let front = &self.front;
         let one = take(&self.inflight, bytes, front.settings.inflight_bytes_per_connection, front).await;
         let all = take(&front.inflight, bytes, front.settings.inflight_bytes, front).await;
         front.metrics.inflight_bytes.inc_by(bytes as i64);

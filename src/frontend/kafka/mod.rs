@@ -44,13 +44,13 @@ pub use server::{BindError, advertised, bind, serve, serve_halves};
 
 use self::fetch_session::FetchSessions;
 use crate::base::{Clock, Rng};
-use crate::broker::Broker;
+use crate::broker::{Broker, BrokerSlot};
 use crate::config::KafkaSettings;
 
 /// What all connections share.
 #[derive(Debug)]
 pub struct Front {
-    broker: Arc<Broker>,
+    broker: BrokerSlot,
     settings: KafkaSettings,
     metrics: metrics::Metrics,
     sessions: FetchSessions,
@@ -62,9 +62,9 @@ pub struct Front {
 }
 
 impl Front {
-    /// A front door to `broker`.
+    /// A front door to whatever broker is in the slot.
     pub fn new(
-        broker: Arc<Broker>,
+        broker: BrokerSlot,
         settings: KafkaSettings,
         registry: &mut Registry,
         clock: Clock,
@@ -83,20 +83,22 @@ impl Front {
     }
 }
 
-/// One connection, as handlers see it.
+/// One request, as handlers see it: who asks, and the broker that was there when it came.
 #[derive(Debug)]
 struct Session {
     front: Arc<Front>,
+    broker: Arc<Broker>,
     peer: SocketAddr,
 }
 
 impl Session {
     fn new(front: Arc<Front>, peer: SocketAddr) -> Self {
-        Self { front, peer }
+        let broker = front.broker.current();
+        Self { front, broker, peer }
     }
 
     fn broker(&self) -> &Broker {
-        &self.front.broker
+        &self.broker
     }
 
     /// Counts an error code sent to the client.

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::base::{Clock, Rng, Tasks};
-use crate::broker::{Broker, GroupParts, Groups, Metrics as BrokerMetrics, Partitions, Parts};
+use crate::broker::{Broker, BrokerSlot, GroupParts, Groups, Metrics as BrokerMetrics, Partitions, Parts};
 use crate::cache::{self, MemoryPages, ObjectReader};
 use crate::cluster::{Catalogue, Identity, KeySpace, Metrics as ClusterMetrics, ProducerIds, Sessions, TopicRules};
 use crate::config::topic::broker::BrokerConfigs;
@@ -116,7 +116,7 @@ pub async fn house(settings: KafkaSettings) -> House {
         clock: clock.clone(),
         metrics,
     });
-    let front = Front::new(Arc::new(broker), settings, &mut registry, clock, rng);
+    let front = Front::new(BrokerSlot::new(Arc::new(broker)), settings, &mut registry, clock, rng);
     tasks.spawn("kafka", serve(listener, front.clone(), tasks.stopping()));
     House { address, front, tasks }
 }
