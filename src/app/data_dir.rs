@@ -95,8 +95,9 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Makes the directory if need be, locks it and reads `VERSION`.
-    pub fn open(path: &Path, broker_id: i32) -> Result<Self, DataDirError> {
+    /// Makes the directory if need be, locks it and reads `VERSION`. `asked` is the broker id that it must have, if it
+    /// remembers one.
+    pub fn open(path: &Path, asked: Option<i32>) -> Result<Self, DataDirError> {
         let fail = |doing, at: &Path| {
             let path = at.to_path_buf();
             move |source| DataDirError::Io { doing, path, source }
@@ -131,10 +132,12 @@ impl DataDir {
                 file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(fail("reading", &version))?;
                 let refuse = |reason| DataDirError::Version { path: version.clone(), reason };
                 match Identity::decode(&bytes).map_err(refuse)? {
-                    Identity::DataDirectory { broker_id: found, .. } if found != broker_id => {
-                        return Err(DataDirError::OtherBroker { path, found, wanted: broker_id });
-                    }
-                    identity @ Identity::DataDirectory { .. } => Some(identity),
+                    identity @ Identity::DataDirectory { broker_id: found, .. } => match asked {
+                        Some(wanted) if wanted != found => {
+                            return Err(DataDirError::OtherBroker { path, found, wanted });
+                        }
+                        _ => Some(identity),
+                    },
                     Identity::ObjectStore { .. } => {
                         return Err(refuse(FormatError::WrongMagic("a data directory")));
                     }
@@ -157,20 +160,32 @@ impl DataDir {
         }
     }
 
-    /// Checks that the directory belongs to the cluster, or makes it so if it belongs to none yet.
+    /// The broker id that it remembers, if it was used before.
+    pub fn broker_id(&self) -> Option<i32> {
+        match self.identity {
+            Some(Identity::DataDirectory { broker_id, .. }) => Some(broker_id),
+            _ => None,
+        }
+    }
+
+    /// Checks that the directory belongs to the cluster, or makes it so if it belongs to none yet, with `new_id` as its
+    /// own id. From then on it remembers `broker_id`, durably; another one than before is fine (it was in use).
     pub fn belong_to(&mut self, cluster_id: &str, broker_id: i32, new_id: Uuid) -> Result<(), DataDirError> {
+        let directory_id = self.directory_id().unwrap_or(new_id);
         if let Some(identity) = &self.identity {
-            if identity.cluster_id() == cluster_id {
+            if identity.cluster_id() != cluster_id {
+                return Err(DataDirError::OtherCluster {
+                    path: self.path.clone(),
+                    found: identity.cluster_id().to_owned(),
+                    wanted: cluster_id.to_owned(),
+                });
+            }
+            if self.broker_id() == Some(broker_id) {
                 return Ok(());
             }
-            return Err(DataDirError::OtherCluster {
-                path: self.path.clone(),
-                found: identity.cluster_id().to_owned(),
-                wanted: cluster_id.to_owned(),
-            });
         }
         let cluster_id = cluster_id.to_owned();
-        let identity = Identity::DataDirectory { cluster_id, directory_id: new_id, broker_id };
+        let identity = Identity::DataDirectory { cluster_id, directory_id, broker_id };
         let version = self.path.join("VERSION");
         write_whole(&version, identity.encode().as_bytes()).map_err(|source| DataDirError::Io {
             doing: "writing",

@@ -13,9 +13,9 @@ use prometheus_client::registry::Registry;
 use super::options::{self, Doors};
 use super::takeover::{TakenOver, Takeover};
 use crate::base::{Clock, Rng, Tasks};
-use crate::broker::{self, Broker, BrokerLog, GroupParts, Groups, Partitions, Parts};
+use crate::broker::{self, Broker, BrokerLog, BrokerSlot, GroupParts, Groups, Partitions, Parts};
 use crate::cache::{self, ObjectReader, PageCache};
-use crate::cluster::{self, Catalogue, DEFAULT_LEASE_TTL_MS, Identity, KeySpace, ProducerIds, Registration, Sessions};
+use crate::cluster::{self, Catalogue, Identity, KeySpace, ProducerIds, Registration, Sessions};
 use crate::config::{ObjectStoreSetting, Settings};
 use crate::fetch::{self, Fetches, LocalFirst, Reader};
 use crate::frontend::kafka::Front;
@@ -68,7 +68,7 @@ impl Node {
             parts;
         phase("reading the catalogue");
         let cluster_metrics = cluster::Metrics::register(metrics);
-        let configs = options::broker_configs(settings, doors);
+        let configs = options::broker_configs(settings, identity.broker_id, doors);
         let rules = options::topic_rules(settings, &configs);
         let catalogue = Catalogue::open(
             meta.clone(),
@@ -84,7 +84,7 @@ impl Node {
         let takeover = Takeover {
             sessions: &sessions,
             identity: &identity,
-            lease_ttl_ms: DEFAULT_LEASE_TTL_MS,
+            lease_ttl_ms: settings.cluster.lease_ttl_ms,
             catalogue: &catalogue,
             place: RecoveryPlace {
                 store: store.clone(),
@@ -153,6 +153,7 @@ impl Node {
             clock: clock.clone(),
             metrics: broker_metrics,
         }));
+        let broker = BrokerSlot::new(broker);
         let front = Front::new(broker, settings.kafka.clone(), metrics, clock.clone(), rng.clone());
         Ok(Self { registration, log, front })
     }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use prometheus_client::registry::Registry;
 use url::Url;
+use uuid::Uuid;
 
 use crate::base::{Clock, Rng, SessionId, Tasks};
 use crate::cache;
-use crate::cluster::TopicRules;
+use crate::cluster::{IdWish, TopicRules};
 use crate::config::topic::broker::BrokerConfigs;
-use crate::config::{FsyncPolicy, ObjectStoreSetting, Settings, StoreSettings};
+use crate::config::{FsyncPolicy, MetadataSetting, ObjectStoreSetting, Settings, StoreSettings};
 use crate::format::metadata::BrokerRecord;
 use crate::objstore::hedge::HedgePolicy;
 use crate::objstore::{self, ObjectStore, OpenOptions, S3Options};
@@ -37,6 +38,13 @@ pub fn advertised(settings: &Settings, doors: Doors) -> String {
     settings.kafka.advertise.clone().unwrap_or_else(|| doors.kafka.to_string())
 }
 
+/// Which broker id this process asks for: with embedded metadata it is alone and is broker 1, unless told otherwise.
+pub fn id_wish(settings: &Settings, remembered: Option<i32>, directory_id: Uuid, host: String, pid: u32) -> IdWish {
+    let alone = settings.broker.metadata == MetadataSetting::Embedded;
+    let asked = settings.broker.broker_id.or_else(|| alone.then(|| remembered.unwrap_or(1)));
+    IdWish { asked, remembered, directory_id, host, pid }
+}
+
 /// What clients and other brokers are told of this one.
 pub fn broker_record(settings: &Settings, session: SessionId, doors: Doors) -> anyhow::Result<BrokerRecord> {
     let advertised = advertised(settings, doors);
@@ -50,12 +58,12 @@ pub fn broker_record(settings: &Settings, session: SessionId, doors: Doors) -> a
     })
 }
 
-/// What Kafka's tools are shown as the broker's configs.
-pub fn broker_configs(settings: &Settings, doors: Doors) -> BrokerConfigs {
+/// What Kafka's tools are shown as the configs of broker `node_id`.
+pub fn broker_configs(settings: &Settings, node_id: i32, doors: Doors) -> BrokerConfigs {
     let (group, topics) = (&settings.group, &settings.topics);
     let int = |value: usize| i32::try_from(value).unwrap_or(i32::MAX);
     BrokerConfigs {
-        node_id: settings.broker.broker_id,
+        node_id,
         advertised: advertised(settings, doors),
         rack: settings.broker.zone.clone(),
         num_partitions: topics.num_partitions,

@@ -25,7 +25,7 @@ use super::options::{self, Doors};
 use super::signals;
 use crate::base::{Clock, Rng, Tasks};
 use crate::cache::HybridPages;
-use crate::cluster::{Identity, KeySpace};
+use crate::cluster::{KeySpace, Sessions};
 use crate::config::{Loaded, MetadataSetting, ObjectStoreSetting, Settings};
 use crate::frontend::http::{self, Readiness};
 use crate::frontend::kafka;
@@ -165,8 +165,13 @@ async fn start(
     let in_memory = broker.object_store == ObjectStoreSetting::Memory;
     let directory = (!in_memory).then_some(&*data_dir);
     let cluster_id = identity::settle(&meta.store, &keys, &*store, &url, directory, clock, rng).await?;
+    base.phase("taking a broker id");
+    let sessions = Sessions { store: meta.store.clone(), keys: keys.clone(), clock: clock.clone() };
+    let directory_id = data_dir.directory_id().unwrap_or_else(|| rng.uuid());
+    let wish = options::id_wish(settings, data_dir.broker_id(), directory_id, host_name(), std::process::id());
+    let broker_identity = sessions.take_id(&wish, settings.cluster.lease_ttl_ms).await?;
     if !in_memory {
-        data_dir.belong_to(&cluster_id, broker.broker_id, rng.uuid())?;
+        data_dir.belong_to(&cluster_id, broker_identity.broker_id, directory_id)?;
     }
 
     base.phase("opening the read cache");
@@ -182,12 +187,7 @@ async fn start(
         pages: Arc::new(pages),
         disk: LocalDisk::shared(),
         data_dir: data_dir.path(),
-        identity: Identity {
-            broker_id: broker.broker_id,
-            directory_id: data_dir.directory_id().unwrap_or_else(|| rng.uuid()),
-            host: host_name(),
-            pid: std::process::id(),
-        },
+        identity: broker_identity,
         doors,
     };
     let node = Node::start(parts, &mut metrics, |what| base.phase(what)).await?;

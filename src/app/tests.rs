@@ -8,9 +8,11 @@ use super::cli::{Action, parse};
 use super::data_dir::{DataDir, DataDirError};
 use super::identity;
 use super::listen::{ListenError, reserve};
+use super::options::id_wish;
 use super::takeover::newest_state;
 use crate::base::{Clock, Rng, SessionId, TopicPartition};
 use crate::cluster::KeySpace;
+use crate::config::{BrokerSettings, Settings};
 use crate::format::FormatError;
 use crate::format::identity::Identity;
 use crate::format::metadata::{AssignmentRecord, FromStream};
@@ -98,32 +100,63 @@ fn flags_variables_and_file_meet() {
     };
     let done = parse(arguments("esker serve --broker-id 1 --topics-auto-create=false"), &variables, file);
     let Ok(Action::Serve(loaded)) = done else { panic!("{done:?}") };
-    assert_eq!(loaded.settings.broker.broker_id, 1);
+    assert_eq!(loaded.settings.broker.broker_id, Some(1));
     assert_eq!(loaded.settings.broker.zone.as_deref(), Some("z"));
     assert!(!loaded.settings.topics.auto_create);
+}
+
+#[test]
+fn a_data_directory_remembers_the_id_that_it_was_last_given() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut fresh = DataDir::open(temp.path(), None).unwrap();
+    assert_eq!(fresh.broker_id(), None);
+    fresh.belong_to("cluster-a", 4, Uuid::from_u128(7)).unwrap();
+    drop(fresh);
+    let mut again = DataDir::open(temp.path(), None).unwrap();
+    assert_eq!((again.broker_id(), again.directory_id()), (Some(4), Some(Uuid::from_u128(7))));
+    // Another has id 4 now.
+    again.belong_to("cluster-a", 6, Uuid::from_u128(8)).unwrap();
+    assert_eq!(again.broker_id(), Some(6));
+    drop(again);
+    let again = DataDir::open(temp.path(), Some(6)).unwrap();
+    assert_eq!(again.directory_id(), Some(Uuid::from_u128(7)), "the directory is the same");
+}
+
+#[test]
+fn a_broker_alone_is_number_one_unless_told_otherwise() {
+    let wish = |asked, remembered| {
+        let settings = Settings {
+            broker: BrokerSettings { broker_id: asked, ..BrokerSettings::default() },
+            ..Settings::default()
+        };
+        id_wish(&settings, remembered, Uuid::nil(), "here".to_owned(), 1).asked
+    };
+    assert_eq!(wish(None, None), Some(1));
+    assert_eq!(wish(None, Some(3)), Some(3));
+    assert_eq!(wish(Some(5), None), Some(5));
 }
 
 #[test]
 fn a_data_directory_is_one_brokers_of_one_cluster() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("data");
-    let mut first = DataDir::open(&path, 1).unwrap();
+    let mut first = DataDir::open(&path, Some(1)).unwrap();
     assert_eq!(first.directory_id(), None);
-    let holder = DataDir::open(&path, 1).unwrap_err();
+    let holder = DataDir::open(&path, Some(1)).unwrap_err();
     assert!(
         matches!(&holder, DataDirError::InUse(_, pid) if pid.contains(&std::process::id().to_string())),
         "{holder}"
     );
     first.belong_to("cluster-a", 1, Uuid::from_u128(7)).unwrap();
     drop(first);
-    let mut again = DataDir::open(&path, 1).unwrap();
+    let mut again = DataDir::open(&path, Some(1)).unwrap();
     assert_eq!(again.directory_id(), Some(Uuid::from_u128(7)));
     again.belong_to("cluster-a", 1, Uuid::from_u128(8)).unwrap();
     assert_eq!(again.directory_id(), Some(Uuid::from_u128(7)));
     let other = again.belong_to("cluster-b", 1, Uuid::from_u128(8)).unwrap_err().to_string();
     assert!(other.contains("belongs to cluster cluster-a") && other.contains("cluster-b"), "{other}");
     drop(again);
-    let broker = DataDir::open(&path, 2).unwrap_err().to_string();
+    let broker = DataDir::open(&path, Some(2)).unwrap_err().to_string();
     assert!(broker.contains("belongs to broker 1, and --broker-id is 2"), "{broker}");
 }
 
@@ -131,17 +164,17 @@ fn a_data_directory_is_one_brokers_of_one_cluster() {
 fn a_foreign_or_newer_or_damaged_directory_is_left_alone() {
     let temp = tempfile::tempdir().unwrap();
     std::fs::write(temp.path().join("thesis.txt"), "precious").unwrap();
-    assert!(matches!(DataDir::open(temp.path(), 1), Err(DataDirError::Foreign(_))));
+    assert!(matches!(DataDir::open(temp.path(), Some(1)), Err(DataDirError::Foreign(_))));
 
     let temp = tempfile::tempdir().unwrap();
     let version = temp.path().join("VERSION");
     let identity = Identity::DataDirectory { cluster_id: "c".to_owned(), directory_id: Uuid::nil(), broker_id: 1 };
     std::fs::write(&version, identity.encode().replace("format: 1", "format: 2")).unwrap();
-    let newer = DataDir::open(temp.path(), 1).unwrap_err().to_string();
+    let newer = DataDir::open(temp.path(), Some(1)).unwrap_err().to_string();
     assert!(newer.contains("format version 2") && newer.contains("use a newer esker"), "{newer}");
     for damaged in ["", "hello", &identity.encode().replace("broker: 1", "broker: 2"), &"x".repeat(10_000)] {
         std::fs::write(&version, damaged).unwrap();
-        let error = DataDir::open(temp.path(), 1).unwrap_err();
+        let error = DataDir::open(temp.path(), Some(1)).unwrap_err();
         assert!(matches!(error, DataDirError::Version { .. }), "{error}");
         assert_eq!(std::fs::read_to_string(&version).unwrap(), damaged);
     }
@@ -193,8 +226,8 @@ async fn a_store_belongs_to_the_cluster_that_came_first() {
     let keys = KeySpace::of_cluster("test");
     let metas: [Arc<dyn MetaStore>; 2] =
         [Arc::new(MemoryMeta::new(clock.clone())), Arc::new(MemoryMeta::new(clock.clone()))];
-    let mut a_dir = DataDir::open(&temp.path().join("a"), 1).unwrap();
-    let b_dir = DataDir::open(&temp.path().join("b"), 1).unwrap();
+    let mut a_dir = DataDir::open(&temp.path().join("a"), Some(1)).unwrap();
+    let b_dir = DataDir::open(&temp.path().join("b"), Some(1)).unwrap();
     let store = MemoryStore::new(clock.clone());
     let a = identity::settle(&metas[0], &keys, &store, "memory://", Some(&a_dir), &clock, &rng).await.unwrap();
     assert_eq!(a.len(), 22);

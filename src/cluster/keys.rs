@@ -32,6 +32,8 @@ pub enum Key {
     Deletion(Uuid),
 }
 
+/// Everything under `claims/` is a broker id in use.
+const CLAIMS: &str = "claims/";
 /// Everything under `sessions/` of one broker id sorts in the order of its lives.
 const SESSIONS: &str = "sessions/";
 
@@ -40,7 +42,7 @@ impl fmt::Display for Key {
         match self {
             Self::Cluster => f.write_str("cluster"),
             Self::Controller => f.write_str("controller"),
-            Self::Claim(broker_id) => write!(f, "claims/{broker_id}"),
+            Self::Claim(broker_id) => write!(f, "{CLAIMS}{broker_id}"),
             Self::Broker(broker_id) => write!(f, "brokers/{broker_id}"),
             Self::Session(session) => write!(f, "{SESSIONS}{session}"),
             Self::Topic(name) => write!(f, "topics/{name}"),
@@ -96,6 +98,11 @@ impl KeySpace {
     /// The whole key.
     pub fn key(&self, key: &Key) -> String {
         format!("{}{key}", self.root)
+    }
+
+    /// Start of the keys of all claims.
+    pub fn claims(&self) -> String {
+        format!("{}{CLAIMS}", self.root)
     }
 
     /// Start of the keys of one broker id's sessions.

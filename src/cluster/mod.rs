@@ -8,6 +8,7 @@
 //! appear and disappear together.
 
 mod batch;
+mod broker_ids;
 mod catalogue;
 pub mod error;
 mod fold;
@@ -23,11 +24,12 @@ mod registration;
 mod tests;
 mod topics;
 
+pub use broker_ids::IdWish;
 pub use catalogue::{Catalogue, CreatedTopic, TopicRef};
 pub use error::{ClusterError, TopicError};
 pub use image::{CONSUMER_OFFSETS, ClusterImage, TRANSACTION_STATE, Topic, is_internal};
 pub use keys::{Key, KeySpace};
 pub use metrics::Metrics;
 pub use producer_ids::ProducerIds;
-pub use registration::{DEFAULT_LEASE_TTL_MS, Identity, Registration, Sessions};
+pub use registration::{Identity, Registration, Sessions};
 pub use topics::{ConfigChange, ConfigOp, NewPartitions, NewTopic, TopicRules, check_name};

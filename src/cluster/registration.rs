@@ -1,6 +1,6 @@
 //! Sessions: one life of a broker, claimed with a lease.
 //!
-//! Order of a start: [`Sessions::unsealed`] (refuses if another process has the broker id), finish and seal their streams,
+//! Order of a start: [`Sessions::take_id`], [`Sessions::unsealed`] (refuses if another process has the broker id), finish and seal their streams,
 //! [`Sessions::mark_sealed`], [`Sessions::register`], take over their partitions (`Catalogue::assign_to`),
 //! [`Registration::announce`].
 //!
@@ -25,10 +25,10 @@ use crate::base::{Clock, SessionId, Tasks};
 use crate::format::metadata::{BrokerRecord, ClaimRecord, ControllerRecord, MetadataValue, Sealed, SessionRecord};
 use crate::meta::{Compare, KeyValue, MetaError, MetaStore, TxnOutcome, Write};
 
-/// Default time to live of a session's lease, in milliseconds.
-pub const DEFAULT_LEASE_TTL_MS: u64 = 10_000;
 /// Keep-alives sent per time to live.
 const KEEP_ALIVES_PER_TTL: u64 = 3;
+/// Tries to replace one's own claim before giving up: only a second process of the same directory could change it.
+const MAX_CLAIM_TRIES: usize = 8;
 
 /// Who registers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,30 +145,53 @@ impl Sessions {
         Err(ClusterError::BrokerIdInUse { broker_id, host, pid, ttl_ms })
     }
 
+    /// Claims the identity's broker id on `lease`; the claim of a dead process with the same data directory is replaced in
+    /// the same transaction. Returns the claim's revision, and the lease of the one that was replaced.
+    ///
+    /// Errors: `BrokerIdInUse`.
+    pub(super) async fn claim(
+        &self,
+        identity: &Identity,
+        lease: i64,
+        lease_ttl_ms: u64,
+    ) -> Result<(u64, Option<i64>), ClusterError> {
+        let key = self.keys.key(&Key::Claim(identity.broker_id));
+        for _ in 0..MAX_CLAIM_TRIES {
+            let old = self.claim_of(identity, lease_ttl_ms).await?;
+            let (directory_id, host, pid) = (identity.directory_id, identity.host.clone(), identity.pid);
+            let claim = ClaimRecord { directory_id, host, pid, started_ms: self.clock.wall_ms() }.encode();
+            let unchanged = Compare { key: key.clone(), mod_revision: old.as_ref().map_or(0, |old| old.mod_revision) };
+            let take = Write::Put { key: key.clone(), value: claim, lease };
+            if let TxnOutcome::Committed { revision } = self.store.txn(vec![unchanged], vec![take]).await? {
+                return Ok((revision, old.map(|old| old.lease)));
+            }
+        }
+        Err(ClusterError::Contended(format!(
+            "the claim on broker id {} changes all the time; try again",
+            identity.broker_id
+        )))
+    }
+
     /// Starts a session.
     ///
     /// Errors: `BrokerIdInUse`; `Meta` (repeat it: an unanswered try leaves at most a claim of this directory, which the
     /// next try replaces).
     pub async fn register(&self, identity: &Identity, lease_ttl_ms: u64) -> Result<Registration, ClusterError> {
-        if let Some(old) = self.claim_of(identity, lease_ttl_ms).await? {
-            // Ours, and this process holds the directory's lock: its owner is dead. Its lease takes its keys along.
-            self.store.lease_revoke(old.lease).await?;
-        }
         let lease = self.store.lease_grant(lease_ttl_ms).await?;
+        let (revision, old_lease) = match self.claim(identity, lease, lease_ttl_ms).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                self.store.lease_revoke(lease).await?;
+                return Err(error);
+            }
+        };
+        if let Some(old) = old_lease {
+            // Of this process before it had a session, or of a dead one: this process holds the directory's lock. The lease
+            // takes what else hangs on it along.
+            self.store.lease_revoke(old).await?;
+        }
         let claim_key = self.keys.key(&Key::Claim(identity.broker_id));
         let started_ms = self.clock.wall_ms();
-        let (directory_id, host, pid) = (identity.directory_id, identity.host.clone(), identity.pid);
-        let claim = ClaimRecord { directory_id, host, pid, started_ms }.encode();
-        let free = Compare { key: claim_key.clone(), mod_revision: 0 };
-        let take = Write::Put { key: claim_key.clone(), value: claim, lease };
-        let TxnOutcome::Committed { revision } = self.store.txn(vec![free], vec![take]).await? else {
-            self.store.lease_revoke(lease).await?;
-            self.claim_of(identity, lease_ttl_ms).await?;
-            return Err(ClusterError::Contended(format!(
-                "broker id {} was claimed twice at once; try again",
-                identity.broker_id
-            )));
-        };
         let session = SessionId { broker_id: identity.broker_id, epoch: revision };
         let claim = Compare { key: claim_key, mod_revision: revision };
         let record = SessionRecord { started_ms, sealed: None }.encode();

@@ -1,6 +1,7 @@
 //! The cluster over a store in memory.
 
 mod assigning;
+mod ids;
 mod lives;
 mod topic_rules;
 
