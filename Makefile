@@ -5,13 +5,14 @@ PROFILE ?= quick
 ARGS ?=
 CYCLES ?= 200
 
-.PHONY: help run build check test crash debian scale bench fuzz fmt
+.PHONY: help run build check test crash crash_s3 debian scale bench fuzz fmt
 
 help:
 	@echo 'make run     build (profile $(PROFILE)) and start a broker on ./esker-data; ARGS="--kafka-listen 127.0.0.1:9192" adds flags'
 	@echo 'make test    install what the tests need, run all of them (LANES="unit contract" picks some)'
 	@echo 'make check   the inner loop: compile, tidy, unit tests'
 	@echo 'make crash   kill -9 at every named point and CYCLES (200) times at random under load'
+	@echo 'make crash_s3  the random kills, on an S3 server'
 	@echo 'make debian  the Debian package index through kcat, kill -9 half-way in both directions (CODECS="gzip zstd" picks some)'
 	@echo 'make scale   1 000 topics x 10 partitions: restart, idle CPU, memory; 100 consumers of one partition'
 	@echo 'make bench   measure against Apache Kafka, write docs/benchmarks.md'
@@ -31,6 +32,9 @@ check:
 
 test:
 	@tests/run.sh $(LANES)
+
+crash_s3:
+	ESKER_KILL_STORE=s3 ESKER_KILL_CYCLES=$(CYCLES) tests/support/minio.sh run $(CARGO) test --locked --test crash random -- --nocapture
 
 crash:
 	ESKER_KILL_CYCLES=$(CYCLES) $(CARGO) test --locked --features failpoints --test crash -- --nocapture --test-threads=1

@@ -235,6 +235,8 @@ pub struct KafkaSettings {
     pub advertise: Option<String>,
     /// Connections at once; more are closed at once.
     pub max_connections: usize,
+    /// Connections at once from one IP address; more are closed at once. 0 for no limit of its own.
+    pub max_connections_per_ip: usize,
     /// Largest request, in bytes of its frame.
     pub max_request_bytes: usize,
     /// Bytes of requests read but not yet answered, per connection; at the limit the connection is not read.
@@ -257,6 +259,7 @@ impl Default for KafkaSettings {
             listen: "127.0.0.1:9092".to_owned(),
             advertise: None,
             max_connections: 10_000,
+            max_connections_per_ip: 0,
             max_request_bytes: (100 * MIB) as usize,
             inflight_bytes_per_connection: (128 * MIB) as usize,
             inflight_bytes: (512 * MIB) as usize,

@@ -16,6 +16,7 @@ What was started is remembered in D/broker.json; only the process with that id i
 
 import argparse
 import base64
+import fcntl
 import json
 import os
 import pathlib
@@ -30,6 +31,9 @@ import uuid
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "esker" / "clients"
+# What the suites tell each other in the environment; nothing of it is for the broker, which warns of variables that it does not know.
+SUITE_VARIABLES = {"ESKER_BIN", "ESKER_BOOTSTRAP", "ESKER_BROKER_DIR", "ESKER_BROKER_SCRIPT", "ESKER_LANE",
+                   "ESKER_SUITE_TIMEOUT_S", "ESKER_SUITES_AT_ONCE"}
 START_TIMEOUT_S = 90
 STOP_TIMEOUT_S = 20
 
@@ -55,13 +59,16 @@ def kafka_lib() -> pathlib.Path:
     pom = ROOT / "tests/clients/reference/pom.xml"
     version = pom.read_text().split("<kafka.version>")[1].split("<")[0]
     folder = CACHE / f"kafka-{version}"
-    if not (folder / "complete").exists():
-        print(f"fetching Apache Kafka {version} from Maven into {folder}", file=sys.stderr)
-        subprocess.run(
-            ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", "-DincludeScope=runtime",
-             f"-DoutputDirectory={folder}/lib"],
-            check=True, stdout=sys.stderr)
-        (folder / "complete").touch()
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / "reference.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "complete").exists():
+            print(f"fetching Apache Kafka {version} from Maven into {folder}", file=sys.stderr)
+            subprocess.run(
+                ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", "-DincludeScope=runtime",
+                 f"-DoutputDirectory={folder}/lib"],
+                check=True, stdout=sys.stderr)
+            (folder / "complete").touch()
     return folder / "lib"
 
 
@@ -106,7 +113,8 @@ class Broker:
     def up(self):
         """Starts the process on the data that is there, waits until it answers."""
         log = open(self.folder / "broker.log", "ab")
-        env = {**os.environ, **self.state["env"]}
+        env = {k: v for k, v in os.environ.items() if k not in SUITE_VARIABLES and not k.startswith("ESKER_TEST_")}
+        env |= {k: v for k, v in self.state["env"].items() if not k.startswith("ESKER_TEST_")}
         self.child = subprocess.Popen(self.state["command"], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env,
                                       start_new_session=True, cwd=self.folder)
         self.state["pid"] = self.child.pid
@@ -219,7 +227,9 @@ class Broker:
         self.state["server"] = f"{version} on {store}"
         self.state["command"] = [
             binary, "serve", "--data-dir", str(data), "--kafka-listen", self.bootstrap,
-            "--http-listen", f"127.0.0.1:{self.state['http']}", *extra]
+            "--http-listen", f"127.0.0.1:{self.state['http']}",
+            # As on the reference: a new group waits for no further members.
+            "--group-initial-rebalance-delay", "0ms", *extra]
 
     def _prepare_file(self, data, _settings, extra, _heap, _jvm):
         self._prepare_esker(data, extra, f"file://{data}")

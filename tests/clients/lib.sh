@@ -19,6 +19,12 @@ apt_install() {
     } || { tail -20 "$cache/apt.log" >&2; die "apt could not install $*"; }
 }
 
+# content_key FILE...: a short name for what the files hold. Checkouts share the cache; what differs between them is named apart.
+content_key() { cat "$@" | sha256sum | cut -c1-16; }
+
+# sweep PATTERN: removes what was made from older sources and not used for a week. Whoever uses such a path touches it.
+sweep() { find "$cache" -maxdepth 2 -name "$1" -mtime +7 -prune -exec rm -rf {} +; }
+
 install_kcat() { command -v kcat >/dev/null || apt_install kcat; }
 
 install_python() {

@@ -1,7 +1,8 @@
 //! The real process, killed: at every named point of the code, and at random under load.
 //!
 //! The points need the feature `failpoints`: `cargo test --features failpoints --test crash` (`make test LANES=crash`).
-//! `ESKER_KILL_CYCLES` sets the number of random kills, `ESKER_SEED` repeats a run's choices.
+//! `ESKER_KILL_CYCLES` sets the number of random kills, `ESKER_SEED` repeats a run's choices. `ESKER_KILL_STORE=s3` has them on
+//! the S3 server of `tests/support/minio.sh run` instead of a directory.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
 

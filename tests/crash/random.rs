@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use esker::base::{Clock, Rng};
+use esker::objstore::s3::{S3Options, create_bucket};
 
 use crate::assert_nothing_lost;
 use crate::check::World;
@@ -17,6 +18,28 @@ const MAX_START_MS: u64 = 150;
 fn variable(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+/// The flags of the store that `ESKER_KILL_STORE` names. `s3` is a bucket of the server that `tests/support/minio.sh run`
+/// tells of; there, uploads take longer than the time between two kills, and are made often.
+fn store(rng: &Rng) -> Vec<String> {
+    let name = std::env::var("ESKER_KILL_STORE").unwrap_or_else(|_| "file".to_owned());
+    match name.as_str() {
+        "file" => Vec::new(),
+        "s3" => {
+            let server = std::env::var("ESKER_TEST_S3_SERVER").expect("start with tests/support/minio.sh run");
+            println!("store: {server}");
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(create_bucket("esker-crash", &S3Options::default())).unwrap();
+            let url = format!("s3://esker-crash/{:016x}", Rng::system().u64());
+            let linger = ["5ms", "50ms", "250ms"][rng.below(3) as usize];
+            let cache = ["0", "64MiB"][rng.below(2) as usize];
+            let flags =
+                ["--object-store", &url, "--flush-linger", linger, "--flush-put-rate", "unlimited", "--cache-disk", cache];
+            flags.map(str::to_owned).into()
+        }
+        other => panic!("ESKER_KILL_STORE is '{other}'; it can be file or s3"),
+    }
 }
 
 #[test]
@@ -36,8 +59,10 @@ fn random_kills_lose_nothing() {
         ["--retention-delete-grace", "300ms"],
         ["--offsets-topic-partitions", "3"],
     ];
-    println!("flags: {}", flags.map(|flag| flag.join("=")).join(" "));
-    let setup = Setup::new(folder.path(), &flags.concat());
+    let store_flags = store(&rng);
+    let flags: Vec<&str> = flags.concat().into_iter().chain(store_flags.iter().map(String::as_str)).collect();
+    let setup = Setup::new(folder.path(), &flags);
+    println!("flags: {}", flags.join(" "));
     let clock = Clock::system();
     let begin_ms = clock.boot_ms();
     let mut world = World::new();

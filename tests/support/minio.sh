@@ -57,16 +57,33 @@ install_python() { # name requirement
 }
 
 install() {
+  # Several tests may ask at once; one builds, the others wait.
+  mkdir -p "$cache"
+  exec 8>"$cache/install.lock"
+  flock 8
   case $(kind) in
     minio) install_minio; echo "MinIO $MINIO_VERSION" ;;
     ministack) install_python ministack "ministack==$MINISTACK_VERSION"; echo "MiniStack $MINISTACK_VERSION" ;;
     moto) install_python moto "moto[s3,server]==$MOTO_VERSION"; echo "moto $MOTO_VERSION" ;;
     *) die "unknown ESKER_TEST_S3_KIND '$(kind)': minio, ministack or moto" ;;
   esac
+  exec 8>&-
 }
 
+# Below the range that the kernel hands to outgoing connections, so that none takes it before the server does.
 free_port() {
-  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+  python3 - <<'END'
+import random, socket
+
+for port in random.sample(range(20000, 32000), 200):
+    with socket.socket() as s:
+        try:
+            s.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+    print(port)
+    break
+END
 }
 
 start() { # directory port

@@ -1,4 +1,4 @@
-//! Listening, and the limit on connections.
+//! Listening, and the limits on connections: of all, and of one address.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::metrics::CloseLabels;
+use super::per_ip::PerIp;
 use super::{Front, connection};
 
 /// Pause after a failed accept (out of file descriptors, mostly), in milliseconds.
@@ -49,6 +50,7 @@ pub async fn bind(address: &str) -> Result<TcpListener, BindError> {
 pub async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationToken) {
     let connections = TaskTracker::new();
     let room = Arc::new(Semaphore::new(front.settings.max_connections));
+    let per_ip = PerIp::new(front.settings.max_connections_per_ip);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -66,19 +68,19 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationT
             }
         };
         front.metrics.accepted.inc();
-        let Ok(permit) = room.clone().try_acquire_owned() else {
-            front.metrics.refused.get_or_create(&CloseLabels { reason: "max_connections" }).inc();
-            if let Some(hidden) = front.gates.refused.open(front.clock.boot_ms()) {
-                let limit = front.settings.max_connections;
-                tracing::warn!(%peer, limit, hidden, "refused a Kafka connection: kafka.max_connections is reached");
-            }
+        let Some(of_address) = per_ip.acquire(peer.ip()) else {
+            refused(&front, peer, "max_connections_per_ip", front.settings.max_connections_per_ip);
+            continue;
+        };
+        let Ok(of_all) = room.clone().try_acquire_owned() else {
+            refused(&front, peer, "max_connections", front.settings.max_connections);
             continue;
         };
         prepare(&stream);
         let (front, stop) = (front.clone(), stop.clone());
         connections.spawn(async move {
             serve_halves(front, stream.into_split(), peer, stop).await;
-            drop(permit);
+            drop((of_all, of_address));
         });
     }
     connections.close();
@@ -94,6 +96,14 @@ where
     front.metrics.connections.inc();
     let _open = OpenConnection(front.clone());
     connection::run(front, halves, peer, stop).await;
+}
+
+/// Counts and tells of a connection that is closed at once, since the limit `kafka.<setting>` is reached.
+fn refused(front: &Front, peer: SocketAddr, setting: &'static str, limit: usize) {
+    front.metrics.refused.get_or_create(&CloseLabels { reason: setting }).inc();
+    if let Some(hidden) = front.gates.refused.open(front.clock.boot_ms()) {
+        tracing::warn!(%peer, limit, hidden, "refused a Kafka connection: kafka.{setting} is reached");
+    }
 }
 
 /// Counts a connection as open until it is dropped, whichever way it ends.

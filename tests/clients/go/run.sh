@@ -3,11 +3,15 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 cd "$clients_dir/go"
-program="$cache/franz.test"
+program="$cache/franz-$(content_key ./*.go go.mod go.sum).test"
 case $1 in
     install)
         need go "install Go (the version in $clients_dir/go/go.mod or newer)"
-        go vet . && go test -c -o "$program" .
+        if [ ! -x "$program" ]; then
+            sweep 'franz-*.test'
+            go vet . && go test -c -o "$program.part" . && mv "$program.part" "$program"
+        fi
+        touch "$program"
         ;;
     version) go list -m -f '{{.Path}} {{.Version}}' github.com/twmb/franz-go ;;
     test)

@@ -1,6 +1,6 @@
 //! A whole broker in memory behind a real socket, and a client that speaks raw frames.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, Message, Request, StrBytes};
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::base::{Clock, Rng, Tasks};
 use crate::broker::{Broker, BrokerSlot, GroupParts, Groups, Metrics as BrokerMetrics, Partitions, Parts};
@@ -124,6 +124,13 @@ pub async fn house(settings: KafkaSettings) -> House {
 impl House {
     pub async fn client(&self) -> Client {
         Client { stream: TcpStream::connect(self.address).await.unwrap(), next: 1 }
+    }
+
+    /// A client that connects from this address of the machine.
+    pub async fn client_from(&self, ip: IpAddr) -> Client {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((ip, 0).into()).unwrap();
+        Client { stream: socket.connect(self.address).await.unwrap(), next: 1 }
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::house::{Client, House, frame, house, versions};
 use crate::config::KafkaSettings;
+use crate::frontend::kafka::metrics::CloseLabels;
 use crate::protocol::batch::{BatchBuilder, build_batch};
 
 const TOPIC: &str = "greetings";
@@ -367,4 +368,27 @@ async fn connections_over_the_limit_are_closed() {
     let mut second = house.client().await;
     assert_eq!(second.frame().await, None);
     first.call(&ApiVersionsRequest::default(), 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_one_address_over_its_limit_are_closed() {
+    let house = house(KafkaSettings { max_connections_per_ip: 1, ..KafkaSettings::default() }).await;
+    let mut first = house.client().await;
+    first.call(&ApiVersionsRequest::default(), 0).await;
+    let mut second = house.client().await;
+    assert_eq!(second.frame().await, None);
+    first.call(&ApiVersionsRequest::default(), 0).await;
+    let refused = CloseLabels { reason: "max_connections_per_ip" };
+    assert_eq!(house.front.metrics.refused.get_or_create(&refused).get(), 1);
+    // Another address of this machine has room of its own, and the first gets its room back.
+    let mut other = house.client_from([127, 0, 0, 2].into()).await;
+    other.call(&ApiVersionsRequest::default(), 0).await;
+    drop(first);
+    let request = frame(&ApiVersionsRequest::default(), 0, 1);
+    loop {
+        let mut third = house.client().await;
+        if third.stream.write_all(&request).await.is_ok() && third.frame().await.is_some() {
+            break;
+        }
+    }
 }
