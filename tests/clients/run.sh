@@ -25,6 +25,7 @@ at_once=${ESKER_SUITES_AT_ONCE:-2}
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/esker-clients.XXXXXX")
 # Ends what is still running, whatever ended us. A suite whose tests are ended stops its broker itself.
 tidy() {
+    [ -d "$scratch" ] || return
     touch "$scratch/ending"
     for pid in "$scratch"/*/tests.pid; do [ ! -e "$pid" ] || kill "$(cat "$pid")" 2>/dev/null; done
     wait

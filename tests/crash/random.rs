@@ -34,8 +34,16 @@ fn store(rng: &Rng) -> Vec<String> {
             let url = format!("s3://esker-crash/{:016x}", Rng::system().u64());
             let linger = ["5ms", "50ms", "250ms"][rng.below(3) as usize];
             let cache = ["0", "64MiB"][rng.below(2) as usize];
-            let flags =
-                ["--object-store", &url, "--flush-linger", linger, "--flush-put-rate", "unlimited", "--cache-disk", cache];
+            let flags = [
+                "--object-store",
+                &url,
+                "--flush-linger",
+                linger,
+                "--flush-put-rate",
+                "unlimited",
+                "--cache-disk",
+                cache,
+            ];
             flags.map(str::to_owned).into()
         }
         other => panic!("ESKER_KILL_STORE is '{other}'; it can be file or s3"),
