@@ -22,8 +22,10 @@ lane_format() { cargo fmt --check; }
 lane_clippy() { cargo clippy --locked --all-targets --quiet -- -D warnings; }
 lane_unit() { cargo test --locked --lib --bins --quiet; }
 lane_docs() { RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --lib --document-private-items --quiet; }
-# Also on a real S3 server, which the lane names.
-lane_contract() { tests/support/minio.sh run cargo test --locked --test contract -- --nocapture; }
+# Also on a real S3 server and a real etcd, which the lane names.
+lane_contract() {
+  tests/support/minio.sh run tests/support/etcd.sh run cargo test --locked --test contract -- --nocapture
+}
 # With the named crash points built in.
 lane_crash() { cargo test --locked --features failpoints --test crash -- --nocapture; }
 # The clients talk to the debug binary of the Rust lanes, made again without crash points. Built by way of a test: a plain

@@ -7,6 +7,7 @@ mod data_dir;
 mod identity;
 mod listen;
 mod logging;
+mod metadata_store;
 pub mod node;
 pub mod options;
 mod serve;

@@ -20,16 +20,16 @@ use super::data_dir::DataDir;
 use super::identity;
 use super::listen::{self, Reserved};
 use super::logging::{self, Progress};
+use super::metadata_store::Metadata;
 use super::node::{Node, NodeParts};
 use super::options::{self, Doors};
 use super::signals;
 use crate::base::{Clock, Rng, Tasks};
 use crate::cache::HybridPages;
 use crate::cluster::{KeySpace, Sessions};
-use crate::config::{Loaded, MetadataSetting, ObjectStoreSetting, Settings};
+use crate::config::{Loaded, ObjectStoreSetting, Settings};
 use crate::frontend::http::{self, Readiness};
 use crate::frontend::kafka;
-use crate::meta::{EmbeddedMeta, MemoryMeta, MetaStore};
 use crate::objstore::{self, ProbeOptions, probe};
 use crate::partition::Log;
 use crate::wal::LocalDisk;
@@ -145,7 +145,7 @@ async fn start(
     http::register_process_metrics(&mut metrics);
 
     base.phase("opening the metadata store");
-    let meta = Metadata::open(settings, data_dir, clock).await?;
+    let meta = Metadata::open(settings, data_dir, clock, rng, &mut metrics).await?;
     let keys = KeySpace::of_cluster(broker.cluster.as_deref().unwrap_or(DEFAULT_CLUSTER));
 
     base.phase("opening the object store");
@@ -261,30 +261,6 @@ fn say_ready(data_dir: &DataDir, http: &HttpDoor, kafka: SocketAddr) {
     println!("  http    http://{}/  (healthz, readyz, metrics)", http.address);
     println!("  data    {}", data_dir.path().display());
     println!("  try     echo hello | kcat -b {kafka} -t greetings -P && kcat -b {kafka} -t greetings -C -e");
-}
-
-/// The metadata store, and how to close it.
-struct Metadata {
-    store: Arc<dyn MetaStore>,
-    embedded: Option<EmbeddedMeta>,
-}
-
-impl Metadata {
-    /// In memory if the objects are: one without the other would be half a cluster after a restart.
-    async fn open(settings: &Settings, data_dir: &DataDir, clock: &Clock) -> anyhow::Result<Self> {
-        let MetadataSetting::Embedded = settings.broker.metadata;
-        if settings.broker.object_store == ObjectStoreSetting::Memory {
-            return Ok(Self { store: Arc::new(MemoryMeta::new(clock.clone())), embedded: None });
-        }
-        let embedded = EmbeddedMeta::open(data_dir.path().join("meta"), clock.clone()).await?;
-        Ok(Self { store: Arc::new(embedded.clone()), embedded: Some(embedded) })
-    }
-
-    async fn close(self) {
-        if let Some(embedded) = self.embedded {
-            embedded.close().await;
-        }
-    }
 }
 
 /// This machine's name, for people.

@@ -3,6 +3,7 @@
 //! Nothing here does IO. [`Clock`] and [`Rng`] are values that the composition root makes and hands down, so a test or
 //! a simulator can replace them; `clippy.toml` bans the standard library's ambient clocks everywhere else.
 
+pub mod backoff;
 pub mod clock;
 pub mod crash;
 pub mod ids;
@@ -11,6 +12,7 @@ pub mod maps;
 pub mod rng;
 pub mod tasks;
 
+pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock};
 pub use ids::{SessionId, TopicPartition};
 pub use kind::ErrorKind;

@@ -1,5 +1,7 @@
 //! What a setting is: its name in three places, its form and bounds.
 
+use std::path::PathBuf;
+
 use super::settings::Settings;
 use super::units::{parse_bytes, parse_ms, show_bytes, show_ms};
 
@@ -40,6 +42,10 @@ pub enum Value {
 impl Value {
     pub(super) fn text(&self) -> String {
         if let Self::Text(text) = self { text.clone() } else { String::new() }
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.text().into()
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -172,7 +178,7 @@ impl Key {
 }
 
 /// `host:port`, `[::1]:port`; the port may be 0.
-fn check_address(text: &str) -> Result<(), String> {
+pub(super) fn check_address(text: &str) -> Result<(), String> {
     let hint = "must be host:port, like 127.0.0.1:9092";
     let (host, port) = text.rsplit_once(':').ok_or(hint)?;
     let bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::key::{Default, Key, Kind, Value};
-use super::settings::{FsyncPolicy, LogFormat, MetadataSetting, ObjectStoreSetting, Settings};
+use super::key::{Default, Key, Kind, Value, check_address};
+use super::settings::{FsyncPolicy, LogFormat, MetadataSetting, ObjectStoreSetting, Secret, Settings};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -41,13 +41,37 @@ fn object_store(settings: &mut Settings, value: &Value) -> Result<(), String> {
     Ok(())
 }
 
+/// `embedded`, `etcd://host:port,…`, `etcds://host:port,…`.
 fn metadata(settings: &mut Settings, value: &Value) -> Result<(), String> {
-    match value.text().as_str() {
-        "embedded" => {
-            settings.broker.metadata = MetadataSetting::Embedded;
-            Ok(())
+    const FORMS: &str = "use 'embedded', etcd://HOST:2379,HOST:2379, or etcds:// for TLS";
+    let text = value.text();
+    settings.broker.metadata = match text.split_once("://") {
+        None if text == "embedded" => MetadataSetting::Embedded,
+        Some((scheme @ ("etcd" | "etcds"), hosts)) => {
+            if hosts.contains('@') {
+                return Err("user and password do not go here: set etcd.user and etcd.password_file".to_owned());
+            }
+            let endpoints = hosts.trim_end_matches('/').split(',').map(|host| etcd_endpoint(host.trim()));
+            MetadataSetting::Etcd { endpoints: endpoints.collect::<Result<_, _>>()?, tls: scheme == "etcds" }
         }
-        other => Err(format!("'{other}' is not supported by this version; use 'embedded'")),
+        _ => return Err(format!("is not known; {FORMS}")),
+    };
+    Ok(())
+}
+
+/// `host:port`; the port is etcd's own if it is left out.
+fn etcd_endpoint(host: &str) -> Result<String, String> {
+    let with_port = match host.rsplit_once(':') {
+        Some((name, _)) if !name.contains(':') || name.ends_with(']') => host.to_owned(),
+        _ => format!("{host}:2379"),
+    };
+    let legal = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
+    if !with_port.chars().all(legal) {
+        return Err(format!("'{host}' is no host:port"));
+    }
+    match check_address(&with_port) {
+        Ok(()) if !with_port.ends_with(":0") => Ok(with_port),
+        _ => Err(format!("'{host}' is no host:port")),
     }
 }
 
@@ -88,7 +112,8 @@ pub const KEYS: &[Key] = &[
          directory. S3 credentials, region and endpoint come from the AWS environment and profile chain.",
         object_store),
     key!("metadata", Kind::Text("URL"), Default::Is("embedded"), true,
-        "Where metadata is. `embedded`: a file in the data directory.", metadata),
+        "Where metadata is. `embedded`: a file in the data directory. `etcd://HOST:2379,HOST:2379`: etcd 3.4 or newer, \
+         shared by the brokers of a cluster; `etcds://…`: the same over TLS.", metadata),
     key!("kafka.listen", Kind::Address, Default::Is("127.0.0.1:9092"), true,
         "Where Kafka clients connect. Port 0 lets the machine choose.", set!(kafka.listen = text)),
     key!("http.listen", Kind::Address, Default::Is("127.0.0.1:9096"), true,
@@ -182,6 +207,27 @@ pub const KEYS: &[Key] = &[
         set!(store.get_hedge_after_ms = number)),
     key!("store.request_timeout", Kind::Duration(100, HOUR), Default::Is("10s"), false,
         "One try of a request to an S3 store, besides what its bytes need at 1 MiB/s.", set!(store.request_timeout_ms = number)),
+    key!("etcd.user", Kind::Text("NAME"), Default::None, false,
+        "User of etcd's own authentication, where that is on.", set!(etcd.user = some text)),
+    key!("etcd.password", Kind::Text("PASSWORD"), Default::None, false,
+        "Its password. Other users of the machine can read flags: better `ESKER_ETCD_PASSWORD`, or `etcd.password_file`.",
+        |settings, value| {
+            settings.etcd.password = Some(Secret::new(value.text()));
+            Ok(())
+        }),
+    key!("etcd.password_file", Kind::Text("FILE"), Default::None, false,
+        "File that holds the password, alone on its first line.", set!(etcd.password_file = some path)),
+    key!("etcd.ca_file", Kind::Text("FILE"), Default::None, false,
+        "PEM file with the certificates that etcd's are signed by (`etcds://`). Without it: those that the machine trusts.",
+        set!(etcd.ca_file = some path)),
+    key!("etcd.cert_file", Kind::Text("FILE"), Default::None, false,
+        "PEM file with this broker's certificate, where etcd asks for one (`etcds://`).",
+        set!(etcd.cert_file = some path)),
+    key!("etcd.key_file", Kind::Text("FILE"), Default::None, false,
+        "PEM file with the key of `etcd.cert_file`.", set!(etcd.key_file = some path)),
+    key!("etcd.request_timeout", Kind::Duration(100, HOUR), Default::Is("5s"), false,
+        "Longest time of one operation of etcd, its repetitions at other members included.",
+        set!(etcd.request_timeout_ms = number)),
     key!("cache.memory", Kind::Size(MIB, TIB), Default::Is("64MiB"), false,
         "Memory for pages of objects.", set!(cache.memory_bytes = number)),
     key!("cache.disk", Kind::Size(0, 1024 * TIB), Default::ByStore { local: "0", s3: "4GiB" }, false,

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::key::{Default as KeyDefault, Key};
 use super::keys::KEYS;
-use super::settings::{ObjectStoreSetting, Settings};
+use super::settings::{MetadataSetting, ObjectStoreSetting, Settings};
 
 /// Where values come from; the first that has a key wins.
 pub struct Sources<'a> {
@@ -57,7 +57,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         if let Some((value, origin)) = found {
             set.push(key.name);
             if let Err(problem) = key.parse(value).and_then(|value| (key.apply)(&mut settings, &value)) {
-                problems.push(format!("{} = '{value}' (from {origin}): {problem}", key.name));
+                problems.push(format!("{} = '{}' (from {origin}): {problem}", key.name, shown(value)));
             }
         }
     }
@@ -70,6 +70,14 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         return Err(ConfigError(problems));
     }
     Ok(Loaded { settings, warnings: near_misses(sources.variables) })
+}
+
+/// A value as it may be shown: without the user and password of a URL.
+fn shown(value: &str) -> String {
+    match (value.find("://"), value.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme + 3 <= at => format!("{}***{}", &value[..scheme + 3], &value[at..]),
+        _ => value.to_owned(),
+    }
 }
 
 /// Defaults that depend on other settings.
@@ -127,6 +135,29 @@ fn cross_check(settings: &Settings) -> Vec<String> {
         cluster.probe_interval_ms < cluster.lease_ttl_ms && cluster.probe_timeout_ms < cluster.lease_ttl_ms,
         "cluster.probe_interval and cluster.probe_timeout must be below cluster.lease_ttl: probes are to notice a dead \
          broker before its lease does",
+    );
+    let etcd = &settings.etcd;
+    let (with_etcd, tls) = match &settings.broker.metadata {
+        MetadataSetting::Embedded => (false, false),
+        MetadataSetting::Etcd { tls, .. } => (true, *tls),
+    };
+    rule(
+        !with_etcd || settings.broker.object_store != ObjectStoreSetting::Memory,
+        "object_store memory:// ends with the process, and metadata in etcd does not: use another object_store, or \
+         metadata embedded",
+    );
+    rule(
+        tls || etcd.ca_file.is_none() && etcd.cert_file.is_none() && etcd.key_file.is_none(),
+        "etcd.ca_file, etcd.cert_file and etcd.key_file are for TLS: write metadata as etcds://…",
+    );
+    rule(etcd.cert_file.is_some() == etcd.key_file.is_some(), "etcd.cert_file and etcd.key_file go together");
+    rule(
+        etcd.password.is_none() || etcd.password_file.is_none(),
+        "etcd.password and etcd.password_file are two answers to one question: set one",
+    );
+    rule(
+        etcd.user.is_some() == (etcd.password.is_some() || etcd.password_file.is_some()),
+        "etcd.user and its password (etcd.password_file, or etcd.password) go together",
     );
     let everywhere = |address: &str| address.starts_with("0.0.0.0:") || address.starts_with("[::]:");
     rule(

@@ -3,6 +3,7 @@
 //! `Default` gives the documented defaults (for a file store), so tests can write
 //! `LogSettings { flush_bytes: 4096, ..Default::default() }`.
 
+use std::fmt;
 use std::path::PathBuf;
 
 const MIB: u64 = 1 << 20;
@@ -17,6 +18,8 @@ pub struct Settings {
     pub cluster: ClusterSettings,
     /// The object store client.
     pub store: StoreSettings,
+    /// The client of etcd.
+    pub etcd: EtcdSettings,
     /// The log: cutting, uploading, write-ahead files, checkpoints.
     pub log: LogSettings,
     /// The read cache.
@@ -130,6 +133,68 @@ impl ObjectStoreSetting {
 pub enum MetadataSetting {
     /// A file in the data directory; this process is the whole cluster.
     Embedded,
+    /// etcd, shared by the brokers of a cluster.
+    Etcd {
+        /// `host:port` of its members.
+        endpoints: Vec<String>,
+        /// Whether the connections are TLS.
+        tls: bool,
+    },
+}
+
+/// A text that is never shown, not even by `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps `text` from being shown by accident.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The client of etcd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdSettings {
+    /// User of etcd's own authentication.
+    pub user: Option<String>,
+    /// Its password …
+    pub password: Option<Secret>,
+    /// … or the file that holds it.
+    pub password_file: Option<PathBuf>,
+    /// PEM file with the certificates of the authorities that sign the servers' certificates; without it the machine's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with the certificate of this client.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with the key of that certificate.
+    pub key_file: Option<PathBuf>,
+    /// Longest time of one operation, repetitions included, in ms.
+    pub request_timeout_ms: u64,
+}
+
+impl Default for EtcdSettings {
+    fn default() -> Self {
+        Self {
+            user: None,
+            password: None,
+            password_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            request_timeout_ms: 5_000,
+        }
+    }
 }
 
 /// The object store client.

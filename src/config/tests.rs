@@ -108,6 +108,27 @@ fn the_file_store_follows_the_data_directory() {
 }
 
 #[test]
+fn etcd_is_named_by_its_members() {
+    let metadata = |url: &str| try_load(&[("metadata", url)], &[], "").unwrap().settings.broker.metadata;
+    let etcd = |endpoints: &[&str], tls| {
+        let endpoints = endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect();
+        MetadataSetting::Etcd { endpoints, tls }
+    };
+    assert_eq!(metadata("embedded"), MetadataSetting::Embedded);
+    assert_eq!(metadata("etcd://a"), etcd(&["a:2379"], false));
+    assert_eq!(metadata("etcd://a:1, b.c:2,[::1]:3/"), etcd(&["a:1", "b.c:2", "[::1]:3"], false));
+    assert_eq!(metadata("etcds://[::1]"), etcd(&["[::1]:2379"], true));
+}
+
+#[test]
+fn a_password_is_never_shown() {
+    let flags = [("metadata", "etcd://a"), ("etcd.user", "esker")];
+    let settings = try_load(&flags, &[("ESKER_ETCD_PASSWORD", "s3cret")], "").unwrap().settings;
+    assert_eq!(settings.etcd.password.as_ref().map(Secret::reveal), Some("s3cret"));
+    assert!(!format!("{settings:?}").contains("s3cret"));
+}
+
+#[test]
 fn mistakes_are_named_with_their_place_and_all_at_once() {
     assert_eq!(
         problems(
@@ -143,7 +164,15 @@ fn each_mistake_has_its_message() {
         ("object_store", "s3://bucket/sp ace", "the prefix"),
         ("object_store", "memory://x", "nothing after"),
         ("object_store", "file://", "needs a directory"),
-        ("metadata", "etcd://localhost:2379", "not supported by this version"),
+        ("metadata", "zookeeper://localhost:2181", "use 'embedded', etcd://HOST:2379"),
+        ("metadata", "etcd://", "no host:port"),
+        ("metadata", "etcd://a:2379,,b:2379", "no host:port"),
+        ("metadata", "etcd://a:0", "no host:port"),
+        ("metadata", "etcd://a/b", "no host:port"),
+        ("metadata", "etcd://u:secret@a:2379", "metadata = 'etcd://***@a:2379' (from --metadata): user and password"),
+        ("etcd.user", "esker", "go together"),
+        ("etcd.password", "secret", "go together"),
+        ("etcd.ca_file", "ca.pem", "write metadata as etcds://"),
         ("zone", "", "must not be empty"),
         ("flush.put_rate", "0", "1 or more"),
         ("flush.put_rate", "0.5", "whole number"),

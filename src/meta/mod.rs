@@ -4,8 +4,10 @@
 //! writes. Nothing here is ever written per segment or per batch.
 
 pub mod embedded;
+pub mod etcd;
 mod machine;
 pub mod memory;
+pub mod metrics;
 mod watchers;
 
 use std::fmt;
@@ -17,7 +19,9 @@ use tokio::sync::mpsc;
 use crate::base::ErrorKind;
 
 pub use embedded::EmbeddedMeta;
+pub use etcd::{EtcdMeta, EtcdOptions};
 pub use memory::MemoryMeta;
+pub use metrics::{MeasuredMeta, Metrics};
 
 /// A key with its value, as read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,13 +103,23 @@ pub enum Event {
     Resync,
 }
 
-/// A watch's events, in revision order. Ends (`None`) only when the store is closed.
+/// A watch's events, in revision order; all events of one revision come in one message, and none comes twice.
+///
+/// A store that is interrupted (a connection that is cut, a member that is restarted) goes on by itself where it was; the
+/// watcher notices nothing but the time. Where that is not possible, because the revisions in between are compacted away or
+/// because the watcher did not keep up, `Resync` is the last event, alone in its message: the watcher reads a fresh snapshot
+/// with [`MetaStore::range`] and watches again from the revision after the snapshot's. What happened in between shows in the
+/// snapshot, but not step by step: keys that came and went are not seen, and deletes show as keys that are missing.
+///
+/// Ends (`None`) only when the store is closed.
 pub type Watch = mpsc::Receiver<Vec<Event>>;
 
 /// What went wrong with the metadata store.
 #[derive(Debug, thiserror::Error)]
 pub enum MetaError {
-    /// No answer; a transaction may or may not have happened.
+    /// No answer. A transaction may have happened, may happen still, or may not; `reason` says so when it is known that it
+    /// has not. Read before doing it again with other compares; with the same compares on what it writes, doing it again is
+    /// safe, and a conflict may then be one's own success.
     #[error("the metadata store did not answer ({operation}): {reason}")]
     Unavailable {
         /// What was tried.
@@ -163,10 +177,11 @@ pub trait MetaStore: fmt::Debug + Send + Sync + 'static {
     /// [`MAX_REQUEST_BYTES`]; a key may be written once per transaction. Without writes it only checks.
     async fn txn(&self, compares: Vec<Compare>, writes: Vec<Write>) -> Result<TxnOutcome, MetaError>;
 
-    /// Changes of keys that start with `prefix`, from revision `from` (inclusive) on.
+    /// Changes of keys that start with `prefix`, from revision `from` (inclusive, 1 or more) on.
     async fn watch(&self, prefix: &str, from: u64) -> Result<Watch, MetaError>;
 
-    /// A new lease that ends `ttl_ms` after its last keep-alive. Returns its id, never 0.
+    /// A new lease that ends `ttl_ms` after its last keep-alive; etcd rounds up to whole seconds, and to its own minimum.
+    /// Returns its id, never 0.
     async fn lease_grant(&self, ttl_ms: u64) -> Result<i64, MetaError>;
 
     /// Extends a lease by its ttl. `LeaseExpired` if it is gone (its keys are then gone too).

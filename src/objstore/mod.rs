@@ -5,7 +5,6 @@
 //!
 //! It never mentions topics, groups, users or transactions: keys and bytes only.
 
-pub mod backoff;
 pub mod fault;
 pub mod hedge;
 pub mod key;

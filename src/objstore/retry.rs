@@ -17,11 +17,10 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tokio::time::sleep;
 
-use super::backoff::Backoff;
 use super::metrics::Metrics;
 use super::operation::Operation;
 use super::{Created, ObjectMeta, ObjectStore, Payload, StoreError};
-use crate::base::{Clock, Rng};
+use crate::base::{Backoff, Clock, Rng};
 
 /// How often and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

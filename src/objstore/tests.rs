@@ -1,6 +1,5 @@
 //! Tests of the parts; the behaviour of whole stores is in `tests/contract/objstore.rs`.
 
-mod backoff;
 mod fault;
 mod hedge;
 mod key;

@@ -22,9 +22,8 @@ use futures::future::{Either, select};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::backoff::Backoff;
 use super::{Created, ObjectStore, Payload, StoreError};
-use crate::base::Rng;
+use crate::base::{Backoff, Rng};
 use crate::format::prelude::PRELUDE_BYTES;
 
 /// Where the object's UUID lies in the prelude (see [`crate::format::prelude`]).

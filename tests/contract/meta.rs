@@ -11,8 +11,8 @@ use proptest::test_runner::{Config, TestRunner};
 
 use esker::base::{Clock, ErrorKind, Rng};
 use esker::meta::{
-    Compare, EmbeddedMeta, Event, KeyValue, MAX_REQUEST_BYTES, MAX_TXN_OPERATIONS, MemoryMeta, MetaError, MetaStore,
-    Snapshot, TxnOutcome, Watch, Write,
+    Compare, EmbeddedMeta, EtcdMeta, EtcdOptions, Event, KeyValue, MAX_REQUEST_BYTES, MAX_TXN_OPERATIONS, MemoryMeta,
+    MetaError, MetaStore, Metrics, Snapshot, TxnOutcome, Watch, Write,
 };
 
 /// Leases that the suite does not wait for.
@@ -516,5 +516,30 @@ fn embedded() {
     run(async {
         let store = EmbeddedMeta::open(directory.path().to_owned(), Clock::system()).await.expect("opens");
         Lane::new("embedded", Arc::new(store), 48)
+    });
+}
+
+/// Endpoint and name of a real etcd; none only if nobody asked for it. A lane that requires it fails instead of passing by
+/// skipping.
+fn etcd_server() -> Option<(String, String)> {
+    let setting = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let Some(endpoint) = setting("ESKER_TEST_ETCD_ENDPOINT") else {
+        assert!(
+            setting("ESKER_TEST_ETCD").as_deref() != Some("required"),
+            "ESKER_TEST_ETCD=required but ESKER_TEST_ETCD_ENDPOINT is not set: start with tests/support/etcd.sh run"
+        );
+        println!("lane etcd: NOT RUN, no server (tests/support/etcd.sh run cargo test --test contract)");
+        return None;
+    };
+    Some((endpoint, setting("ESKER_TEST_ETCD_SERVER").unwrap_or_else(|| "unnamed server".to_owned())))
+}
+
+#[test]
+fn etcd() {
+    let Some((endpoint, name)) = etcd_server() else { return };
+    run(async {
+        let options = EtcdOptions::new(vec![endpoint]);
+        let store = EtcdMeta::new(options, Clock::system(), Rng::system(), Metrics::detached()).expect("opens");
+        Lane::new(&name, Arc::new(store), 48)
     });
 }

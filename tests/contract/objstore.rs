@@ -5,8 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 
-use esker::base::{Clock, ErrorKind, Rng};
-use esker::objstore::backoff::Backoff;
+use esker::base::{Backoff, Clock, ErrorKind, Rng};
 use esker::objstore::fault::{Chances, Fault, FaultStore, Faults, Rule};
 use esker::objstore::retry::{RetryPolicy, RetryStore};
 use esker::objstore::s3::create_bucket;

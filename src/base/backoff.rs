@@ -1,8 +1,11 @@
 //! Pauses between repeated requests.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
-use crate::base::Rng;
+use super::Rng;
 
 /// Exponential backoff with full jitter, bounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,5 @@
+use super::Backoff;
 use crate::base::Rng;
-use crate::objstore::backoff::Backoff;
 
 #[test]
 fn pauses_grow_and_stay_bounded() {
