@@ -31,7 +31,7 @@ impl Broker {
         if topic.internal {
             return Err(BrokerError::InternalTopic(topic.name.clone()));
         }
-        let id = partition_of(topic, partition)?;
+        let id = self.led_here(topic, partition)?;
         if !topic.settings.cleanup_delete {
             return Err(BrokerError::Policy(format!(
                 "records of {}-{partition} cannot be deleted: its cleanup.policy is not delete",

@@ -20,7 +20,7 @@ use super::{Broker, BrokerError, BrokerLog, Partitions};
 use crate::base::{Clock, Rng, SessionId, Tasks};
 use crate::cluster::{CONSUMER_OFFSETS, Catalogue, NewTopic, TopicError};
 use crate::config::GroupSettings;
-use crate::coordinator::group::{Coordinating, GroupCoordinator, KeyType, find_coordinator};
+use crate::coordinator::group::{Coordinating, GroupCoordinator, KeyType, find_coordinator, partition_for};
 use crate::fetch::Fetches;
 
 /// Pause before committed offsets of deleted topics are forgotten again after a failure, in milliseconds.
@@ -83,9 +83,13 @@ impl Groups {
         let stop = self.tasks.stopping();
         let mut applied = partitions.versions();
         let mut led: BTreeSet<i32> = BTreeSet::new();
+        let mut last = catalogue.image();
         loop {
             applied.borrow_and_update();
             let image = catalogue.image();
+            if let Some(topic) = image.topic(CONSUMER_OFFSETS) {
+                self.coordinator.set_partitions(topic.partitions.len() as i32);
+            }
             let now: BTreeSet<i32> = image.topic(CONSUMER_OFFSETS).map_or_else(BTreeSet::new, |topic| {
                 let all = (0..).zip(&topic.partitions);
                 all.filter(|(_, assignment)| assignment.session == session).map(|(index, _)| index).collect()
@@ -93,6 +97,13 @@ impl Groups {
             led.difference(&now).for_each(|partition| self.coordinator.resign(*partition));
             now.difference(&led).for_each(|partition| self.coordinator.elect(*partition));
             led = now;
+            // Whichever broker was asked to delete a topic: each forgets what it has.
+            let deleted = last.topics().filter(|topic| image.topic_by_id(topic.id).is_none());
+            let deleted: Vec<String> = deleted.map(|topic| topic.name.clone()).collect();
+            if !deleted.is_empty() {
+                self.forget_topics(deleted);
+            }
+            last = image;
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = applied.changed() => if changed.is_err() { return },
@@ -106,7 +117,7 @@ impl Groups {
     }
 
     /// Committed offsets of deleted topics go, in the background.
-    pub(super) fn forget_topics(&self, topics: Vec<String>) {
+    fn forget_topics(&self, topics: Vec<String>) {
         let groups = self.clone();
         let stop = self.tasks.stopping();
         self.tasks.spawn("forget deleted topics", async move {
@@ -162,7 +173,7 @@ impl Broker {
             KeyType::Share => Err(Kafka::InvalidRequest),
             KeyType::Group => {
                 let topic = image.topic(CONSUMER_OFFSETS).ok_or(Kafka::CoordinatorNotAvailable)?;
-                let assignment = topic.assignment(self.groups.coordinator.partition_for(key));
+                let assignment = topic.assignment(partition_for(key, topic.partitions.len() as i32));
                 let broker = assignment.and_then(|assignment| image.leading_broker(assignment));
                 let broker = broker.ok_or(Kafka::CoordinatorNotAvailable)?;
                 Ok(Coordinating {

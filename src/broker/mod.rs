@@ -39,7 +39,7 @@ use crate::base::{Clock, TopicPartition};
 use crate::cluster::{Catalogue, ClusterImage, ProducerIds};
 use crate::config::topic::broker::BrokerConfigs;
 use crate::fetch::Fetches;
-use crate::partition::{Isolation, PartitionView};
+use crate::partition::{Isolation, LogError, PartitionView};
 
 /// What a broker is made of.
 pub struct Parts {
@@ -116,6 +116,16 @@ impl Broker {
     /// A topic by id.
     pub fn topic_by_id(&self, image: &ClusterImage, id: uuid::Uuid) -> Result<Arc<Topic>, BrokerError> {
         image.topic_by_id(id).cloned().ok_or(BrokerError::UnknownTopicId(id))
+    }
+
+    /// A partition of `topic`, if the cluster has it led by this broker: nobody waits for room in a log that will refuse.
+    /// The log has the last word.
+    fn led_here(&self, topic: &Topic, partition: i32) -> Result<TopicPartition, BrokerError> {
+        let id = partition_of(topic, partition)?;
+        match topic.assignment(partition) {
+            Some(assignment) if assignment.session.broker_id == self.node_id() => Ok(id),
+            _ => Err(LogError::NotLeader(id).into()),
+        }
     }
 
     /// Offsets of a partition now.

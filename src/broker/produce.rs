@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
-use super::{Broker, BrokerError, Topic, partition_of};
+use super::{Broker, BrokerError, Topic};
 use crate::config::topic::TimestampType;
 use crate::partition::{Acks, Appended, LogError};
 use crate::protocol::batch::{BatchRules, check_batch};
@@ -32,6 +33,14 @@ impl PendingProduce {
     }
 }
 
+impl PendingProduce {
+    /// Why the batch was refused, if that is known already. For `acks=0`, where nobody waits: whether this broker leads the
+    /// partition, and what the batch itself has wrong, is known at once.
+    pub fn refusal(self) -> Option<BrokerError> {
+        self.append.now_or_never()?.err().map(BrokerError::from)
+    }
+}
+
 impl Broker {
     /// Appends one client's batch to a partition. Waits for room at most `timeout_ms`; on return the batch has its place
     /// in the log (or was judged), and only durability is outstanding.
@@ -46,7 +55,7 @@ impl Broker {
         if topic.internal {
             return Err(BrokerError::InternalTopic(topic.name.clone()));
         }
-        let partition = partition_of(topic, partition)?;
+        let partition = self.led_here(topic, partition)?;
         let settings = &topic.settings;
         let rules = BatchRules {
             max_message_bytes: settings.max_message_bytes,

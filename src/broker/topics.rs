@@ -73,7 +73,6 @@ impl Broker {
         let deleted = self.catalogue.delete_topics(topics).await;
         if deleted.iter().any(Result::is_ok) {
             self.partitions.settled(self.image().version).await;
-            self.groups.forget_topics(deleted.iter().flatten().map(|(name, _)| name.clone()).collect());
         }
         deleted.into_iter().map(|answer| answer.map_err(BrokerError::from)).collect()
     }
@@ -106,20 +105,30 @@ impl Broker {
         Ok(self.catalogue.describe_configs(name, only)?)
     }
 
+    /// A broker answers only for itself, and for all brokers together (the empty name).
+    pub fn check_broker_name(&self, name: &str) -> Result<(), BrokerError> {
+        if name.is_empty() {
+            return Ok(());
+        }
+        let expected = self.node_id();
+        match name.parse::<i32>() {
+            Ok(id) if id == expected => Ok(()),
+            Ok(_) => Err(BrokerError::InvalidRequest(format!(
+                "Unexpected broker id, expected {expected} or empty string, but received {name}"
+            ))),
+            Err(_) => Err(BrokerError::InvalidRequest(format!("Broker id must be an integer, but it is: {name}"))),
+        }
+    }
+
     /// A broker's configs; `name` is its id, or empty for the (empty) cluster-wide dynamic ones.
     pub fn describe_broker_configs(
         &self,
         name: &str,
         only: Option<&[String]>,
     ) -> Result<Vec<DescribedConfig>, BrokerError> {
+        self.check_broker_name(name)?;
         if name.is_empty() {
             return Ok(Vec::new());
-        }
-        if name.parse() != Ok(self.node_id()) {
-            return Err(BrokerError::InvalidRequest(format!(
-                "Unexpected broker id, expected {} or empty string, but received {name}",
-                self.node_id()
-            )));
         }
         let mut configs = describe_broker(&self.configs);
         if let Some(only) = only {

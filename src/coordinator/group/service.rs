@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -38,7 +39,7 @@ const GONE: ResponseError = ResponseError::NotCoordinator;
 pub struct GroupCoordinator {
     runtime: Runtime<GroupMachine>,
     rng: Rng,
-    partitions: i32,
+    partitions: Arc<AtomicI32>,
 }
 
 /// Takes the one variant of a reply that answers an input; another would be a bug, answered as a lost shard is.
@@ -67,12 +68,18 @@ impl GroupCoordinator {
         let max_groups = max_groups_per_shard(settings.max_groups, partitions);
         let settings = Arc::new(settings);
         let make = move || GroupMachine::new(settings.clone(), max_groups, metrics.clone());
+        let partitions = Arc::new(AtomicI32::new(partitions));
         Self { runtime: Runtime::new(log, clock, tasks, runtime_metrics, make), rng, partitions }
     }
 
     /// The partition of `__consumer_offsets` that holds `group`.
     pub fn partition_for(&self, group: &str) -> i32 {
-        partition_for(group, self.partitions)
+        partition_for(group, self.partitions.load(Ordering::Relaxed))
+    }
+
+    /// How many partitions `__consumer_offsets` has: another broker, with other settings, may have created it.
+    pub fn set_partitions(&self, partitions: i32) {
+        self.partitions.store(partitions.max(1), Ordering::Relaxed);
     }
 
     /// This broker leads a partition of `__consumer_offsets` from now on.

@@ -90,9 +90,10 @@ async fn alter(
     let altered = match (resource.0, change) {
         (_, Err(error)) => Err(error),
         (TOPIC, Ok(change)) => session.broker().alter_topic_configs(resource.1, &change, validate_only).await,
-        (BROKER, Ok(_)) => Err(BrokerError::InvalidRequest(
-            "broker configs cannot be altered by a request: use flags, environment or the settings file".to_owned(),
-        )),
+        (BROKER, Ok(_)) => session.broker().check_broker_name(resource.1).and_then(|()| {
+            let how = "broker configs cannot be altered by a request: use flags, environment or the settings file";
+            Err(BrokerError::InvalidRequest(how.to_owned()))
+        }),
         (other, Ok(_)) => Err(unsupported(other)),
     };
     match altered {

@@ -17,7 +17,7 @@ use kafka_protocol::messages::{
 
 use super::call::Call;
 use super::metadata::{CLUSTER_OPERATIONS, TOPIC_OPERATIONS, text, topic_name};
-use super::{Session, errors};
+use super::{Session, endpoints, errors};
 use crate::broker::Topic;
 use crate::cluster::ClusterImage;
 
@@ -40,12 +40,12 @@ pub(super) async fn describe_cluster(
             .with_error_code(error.code())
             .with_error_message(Some(text("brokers serve this listener, there is no listener of controllers")));
     }
-    let brokers = image.brokers.iter().map(|(id, broker)| {
+    let brokers = endpoints::brokers(&image).map(|broker| {
         DescribeClusterBroker::default()
-            .with_broker_id(BrokerId(*id))
-            .with_host(text(&broker.host))
-            .with_port(i32::from(broker.port))
-            .with_rack(broker.rack.as_deref().map(text))
+            .with_broker_id(broker.node_id)
+            .with_host(broker.host)
+            .with_port(broker.port)
+            .with_rack(broker.rack)
     });
     response = response
         .with_cluster_id(text(&image.cluster_id))
@@ -121,12 +121,10 @@ fn partitions_of(image: &ClusterImage, topic: &Topic, start: i32, end: i32) -> D
             .with_replica_nodes(vec![replica])
             .with_eligible_leader_replicas(Some(Vec::new()))
             .with_last_known_elr(Some(Vec::new()));
-        Some(match image.leading_broker(assignment) {
-            Some(_) => answer.with_leader_id(replica).with_isr_nodes(vec![replica]),
-            None => answer
-                .with_error_code(Kafka::LeaderNotAvailable.code())
-                .with_leader_id(BrokerId(-1))
-                .with_offline_replicas(vec![replica]),
+        // Without an error code where there is no leader, unlike Metadata.
+        Some(match endpoints::leader(image, assignment) {
+            Ok(leader) => answer.with_leader_id(leader.node_id).with_isr_nodes(vec![replica]),
+            Err(_) => answer.with_leader_id(BrokerId(-1)).with_offline_replicas(vec![replica]),
         })
     });
     DescribeTopicPartitionsResponseTopic::default()
@@ -189,13 +187,15 @@ pub(super) async fn describe_log_dirs(
                 .with_partition_size(i64::try_from(view.size_bytes).unwrap_or(i64::MAX)),
         )
     };
+    // Topics of which nothing is led here are other brokers' to show.
     let answer = |topic: &Topic, partitions: Vec<DescribeLogDirsPartition>| {
-        DescribeLogDirsTopic::default().with_name(topic_name(&topic.name)).with_partitions(partitions)
+        let answer = DescribeLogDirsTopic::default().with_name(topic_name(&topic.name));
+        (!partitions.is_empty()).then(|| answer.with_partitions(partitions))
     };
     let topics: Vec<DescribeLogDirsTopic> = match &request.topics {
         None => image
             .topics()
-            .map(|topic| {
+            .filter_map(|topic| {
                 answer(topic, (0..topic.partitions.len() as i32).filter_map(|index| size(topic, index)).collect())
             })
             .collect(),
@@ -203,7 +203,7 @@ pub(super) async fn describe_log_dirs(
             .iter()
             .filter_map(|asked| {
                 let topic = image.topic(&asked.topic)?;
-                Some(answer(topic, asked.partitions.iter().filter_map(|index| size(topic, *index)).collect()))
+                answer(topic, asked.partitions.iter().filter_map(|index| size(topic, *index)).collect())
             })
             .collect(),
     };

@@ -8,6 +8,7 @@ use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
 use super::call::{Call, CallError};
+use super::endpoints::{Endpoint, Leaders};
 use super::fetch_reply::{self, PartitionReply, TopicReply};
 use super::fetch_session::{Context, Told, TopicKey, Wanted};
 use super::frame::Reply;
@@ -26,7 +27,7 @@ pub(super) async fn fetch(session: &Session, mut call: Call) -> Result<Reply, Ca
         Ok(begun) => begun,
         Err(error) => {
             session.count_error("Fetch", error.code());
-            return fetch_reply::encode(&call, error.code(), 0, Vec::new());
+            return fetch_reply::encode(&call, error.code(), 0, Vec::new(), &[]);
         }
     };
     let isolation = isolation(request.isolation_level);
@@ -58,7 +59,7 @@ pub(super) async fn fetch(session: &Session, mut call: Call) -> Result<Reply, Ca
     };
     drop(request);
     let mut found = session.broker().fetch(&read).await.into_iter();
-    let replies: Vec<PartitionReply> = answers
+    let mut replies: Vec<PartitionReply> = answers
         .into_iter()
         .zip(&wanted)
         .map(|(answer, asked)| match answer {
@@ -69,6 +70,11 @@ pub(super) async fn fetch(session: &Session, mut call: Call) -> Result<Reply, Ca
             },
         })
         .collect();
+    let leaders = if call.version >= fetch_reply::FIRST_LEADERS {
+        name_leaders(session, &wanted, &mut replies)
+    } else {
+        Vec::new()
+    };
     let told: Vec<Told> = replies.iter().map(told).collect();
     let now_ms = front.clock.boot_ms();
     let (session_id, named) = front.sessions.finish(context, &wanted, &told, now_ms, &front.rng);
@@ -77,7 +83,26 @@ pub(super) async fn fetch(session: &Session, mut call: Call) -> Result<Reply, Ca
     front.metrics.fetch_session_partitions.set(partitions_kept as i64);
     let session_id = if call.version < 7 { 0 } else { session_id };
     debug_assert!(context != Context::Full || session_id == 0, "a full fetch has no session");
-    fetch_reply::encode(&call, 0, session_id, by_topic(&wanted, replies, &named))
+    fetch_reply::encode(&call, 0, session_id, by_topic(&wanted, replies, &named), &leaders)
+}
+
+/// Says where to go with what this broker does not lead (any more), as the cluster is now. Returns who was named.
+fn name_leaders(session: &Session, wanted: &[Wanted], replies: &mut [PartitionReply]) -> Vec<Endpoint> {
+    let lost = [Kafka::NotLeaderOrFollower.code(), Kafka::FencedLeaderEpoch.code()];
+    if !replies.iter().any(|reply| lost.contains(&reply.error_code)) {
+        return Vec::new();
+    }
+    let image = session.front.broker.current().image();
+    let mut leaders = Leaders::new(&image);
+    for (asked, reply) in wanted.iter().zip(replies).filter(|(_, reply)| lost.contains(&reply.error_code)) {
+        let topic = match &asked.topic {
+            TopicKey::Name(name) => image.topic(name),
+            TopicKey::Id(id) => image.topic_by_id(*id),
+        };
+        let leader = topic.and_then(|topic| leaders.name(topic, asked.partition));
+        reply.current_leader = leader.map(|(id, epoch)| (id.0, epoch));
+    }
+    leaders.named()
 }
 
 fn told(reply: &PartitionReply) -> Told {
@@ -125,6 +150,7 @@ fn partition_reply(session: &Session, index: i32, found: PartitionFetch, isolati
             log_start: read.view.log_start,
             aborted: (isolation == Isolation::ReadCommitted).then_some(read.aborted),
             batches: read.batches,
+            current_leader: None,
         },
         Err(error) => {
             let out_of_range = match &error {

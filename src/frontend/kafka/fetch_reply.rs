@@ -6,6 +6,7 @@ use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
 use super::call::{Call, CallError, finish};
+use super::endpoints::Endpoint;
 use super::frame::Reply;
 use crate::partition::AbortedTxn;
 
@@ -16,6 +17,11 @@ const FIRST_SESSIONS: i16 = 7;
 const FIRST_REPLICA: i16 = 11;
 const FIRST_FLEXIBLE: i16 = 12;
 const FIRST_TOPIC_IDS: i16 = 13;
+/// First version that names the leader of a partition that is not led here (KIP-951).
+pub(super) const FIRST_LEADERS: i16 = 16;
+/// Tags of fields that are only there when they say something.
+const CURRENT_LEADER: u8 = 1;
+const NODE_ENDPOINTS: u8 = 0;
 
 /// The answer for one partition.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +34,8 @@ pub(super) struct PartitionReply {
     /// `None` unless the isolation level is `read_committed`.
     pub aborted: Option<Vec<AbortedTxn>>,
     pub batches: Vec<Bytes>,
+    /// Node id and leader epoch of the broker that leads the partition, if it is not this one.
+    pub current_leader: Option<(i32, i32)>,
 }
 
 impl PartitionReply {
@@ -55,9 +63,11 @@ pub(super) fn encode(
     error_code: i16,
     session_id: i32,
     topics: Vec<TopicReply>,
+    leaders: &[Endpoint],
 ) -> Result<Reply, CallError> {
     let mut writer = Writer { version: call.version, done: Vec::new(), done_bytes: 0, now: call.reply_head(512) };
     writer.response(error_code, session_id, topics);
+    writer.endpoints(leaders);
     let Writer { mut done, done_bytes, mut now, .. } = writer;
     let failed = |reason| CallError::Encode { api: call.api, version: call.version, reason };
     if done.is_empty() {
@@ -101,7 +111,6 @@ impl Writer {
             }
             self.tags();
         }
-        self.tags();
     }
 
     fn partition(&mut self, partition: PartitionReply) {
@@ -127,8 +136,51 @@ impl Writer {
         if self.version >= FIRST_REPLICA {
             self.now.put_i32(-1);
         }
+        let leader = partition.current_leader.filter(|_| self.version >= FIRST_LEADERS);
         self.records(partition);
-        self.tags();
+        match leader {
+            Some((id, epoch)) => {
+                let mut body = self.aside();
+                body.now.put_i32(id);
+                body.now.put_i32(epoch);
+                body.tags();
+                self.tag(CURRENT_LEADER, &body.now);
+            }
+            None => self.tags(),
+        }
+    }
+
+    /// The end of the response: where the leaders that partitions name are.
+    fn endpoints(&mut self, leaders: &[Endpoint]) {
+        if leaders.is_empty() || self.version < FIRST_LEADERS {
+            return self.tags();
+        }
+        let mut body = self.aside();
+        body.array(leaders.len());
+        for leader in leaders {
+            body.now.put_i32(leader.node_id.0);
+            body.string(&leader.host);
+            body.now.put_i32(leader.port);
+            match &leader.rack {
+                Some(rack) => body.string(rack),
+                None => body.now.put_u8(0),
+            }
+            body.tags();
+        }
+        self.tag(NODE_ENDPOINTS, &body.now);
+    }
+
+    /// A writer of a piece whose length has to be known before it is written.
+    fn aside(&self) -> Self {
+        Self { version: self.version, done: Vec::new(), done_bytes: 0, now: BytesMut::new() }
+    }
+
+    /// A list of one tagged field.
+    fn tag(&mut self, tag: u8, body: &[u8]) {
+        self.now.put_u8(1);
+        self.now.put_u8(tag);
+        self.unsigned(body.len() as u64);
+        self.now.put_slice(body);
     }
 
     fn records(&mut self, partition: PartitionReply) {

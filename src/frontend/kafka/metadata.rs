@@ -1,6 +1,5 @@
 //! Metadata: brokers, topics, leaders.
 
-use kafka_protocol::error::ResponseError as Kafka;
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
@@ -8,7 +7,7 @@ use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse, Topi
 use kafka_protocol::protocol::StrBytes;
 
 use super::call::Call;
-use super::{Session, errors};
+use super::{Session, endpoints, errors};
 use crate::broker::{BrokerError, Topic};
 use crate::cluster::ClusterImage;
 
@@ -63,12 +62,12 @@ pub(super) async fn metadata(session: &Session, call: &Call, request: MetadataRe
         }
     }
     let image = broker.image();
-    let brokers = image.brokers.iter().map(|(id, broker)| {
+    let brokers = endpoints::brokers(&image).map(|broker| {
         MetadataResponseBroker::default()
-            .with_node_id(BrokerId(*id))
-            .with_host(text(&broker.host))
-            .with_port(i32::from(broker.port))
-            .with_rack(broker.rack.as_deref().map(text))
+            .with_node_id(broker.node_id)
+            .with_host(broker.host)
+            .with_port(broker.port)
+            .with_rack(broker.rack)
     });
     let operations = if request.include_cluster_authorized_operations { CLUSTER_OPERATIONS } else { i32::MIN };
     MetadataResponse::default()
@@ -86,12 +85,11 @@ fn describe(image: &ClusterImage, topic: &Topic, request: &MetadataRequest) -> M
             .with_partition_index(index)
             .with_leader_epoch(assignment.leader_epoch)
             .with_replica_nodes(vec![replica]);
-        match image.leading_broker(assignment) {
-            Some(_) => answer.with_leader_id(replica).with_isr_nodes(vec![replica]),
-            None => answer
-                .with_error_code(Kafka::LeaderNotAvailable.code())
-                .with_leader_id(BrokerId(-1))
-                .with_offline_replicas(vec![replica]),
+        match endpoints::leader(image, assignment) {
+            Ok(leader) => answer.with_leader_id(leader.node_id).with_isr_nodes(vec![replica]),
+            Err(error) => {
+                answer.with_error_code(error.code()).with_leader_id(BrokerId(-1)).with_offline_replicas(vec![replica])
+            }
         }
     });
     let operations = if request.include_topic_authorized_operations { TOPIC_OPERATIONS } else { i32::MIN };

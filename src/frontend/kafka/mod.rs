@@ -23,6 +23,7 @@ mod versions;
 mod admin;
 mod configs;
 mod describe;
+mod endpoints;
 mod fetch;
 mod fetch_reply;
 mod fetch_session;

@@ -5,15 +5,16 @@ use futures::future::{BoxFuture, join_all, ready};
 use kafka_protocol::error::ResponseError as Kafka;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::produce_response::{
-    BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
 };
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
 
 use super::call::{Call, CallError, finish};
+use super::endpoints::Leaders;
 use super::frame::Reply;
 use super::metadata::by_name_or_id;
-use super::{Session, errors};
+use super::{Front, Session, errors};
 use crate::base::Clock;
 use crate::broker::{BrokerError, PendingProduce, Topic};
 use crate::partition::{Acks, Appended};
@@ -28,6 +29,8 @@ const FIRST_ZSTD: i16 = 7;
 const FIRST_BY_ID: i16 = 13;
 /// First version with error messages (KIP-467).
 const FIRST_MESSAGES: i16 = 8;
+/// First version that names the leader of a partition that is not led here (KIP-951).
+const FIRST_LEADERS: i16 = 10;
 
 type Judged = Result<PendingProduce, BrokerError>;
 
@@ -88,7 +91,8 @@ pub(super) async fn begin(session: &Session, mut call: Call) -> Result<BoxFuture
         due.push(TopicDue { name, id: topic_id, partitions });
     }
     if acks == Acks::None {
-        let failed = due.iter().flat_map(|topic| &topic.partitions).find_map(|(_, judged)| judged.as_ref().err());
+        let mut partitions = due.into_iter().flat_map(|topic| topic.partitions);
+        let failed = partitions.find_map(|(_, judged)| judged.map_or_else(Some, PendingProduce::refusal));
         return match failed {
             Some(error) => Err(CallError::SilentProduce(error.to_string())),
             None => Ok(Box::pin(ready(None))),
@@ -99,7 +103,10 @@ pub(super) async fn begin(session: &Session, mut call: Call) -> Result<BoxFuture
     Ok(Box::pin(async move {
         let session = Session::new(front, peer);
         let topics = due.into_iter().map(|topic| wait(&session, call.version, topic, &deadline));
-        let response = ProduceResponse::default().with_responses(join_all(topics).await);
+        let mut response = ProduceResponse::default().with_responses(join_all(topics).await);
+        if call.version >= FIRST_LEADERS {
+            name_leaders(&session.front, call.version, &mut response);
+        }
         match encode(&call, &response) {
             Ok(reply) => Some(reply),
             Err(error) => {
@@ -173,6 +180,37 @@ fn partition_response(index: i32, done: Result<Appended, BrokerError>, version: 
             response.with_record_errors(records).with_error_message(errors::message(&error))
         }
     }
+}
+
+/// Says where to go with what this broker does not lead (any more). The cluster is looked at now: what led to the error
+/// may have happened after the request came.
+fn name_leaders(front: &Front, version: i16, response: &mut ProduceResponse) {
+    let refused = |partition: &PartitionProduceResponse| partition.error_code == Kafka::NotLeaderOrFollower.code();
+    if !response.responses.iter().any(|topic| topic.partition_responses.iter().any(refused)) {
+        return;
+    }
+    let image = front.broker.current().image();
+    let mut leaders = Leaders::new(&image);
+    for answer in &mut response.responses {
+        let topic = if version >= FIRST_BY_ID { image.topic_by_id(answer.topic_id) } else { image.topic(&answer.name) };
+        let Some(topic) = topic else { continue };
+        for partition in answer.partition_responses.iter_mut().filter(|partition| refused(partition)) {
+            if let Some((id, epoch)) = leaders.name(topic, partition.index) {
+                partition.current_leader = LeaderIdAndEpoch::default().with_leader_id(id).with_leader_epoch(epoch);
+            }
+        }
+    }
+    response.node_endpoints = leaders
+        .named()
+        .into_iter()
+        .map(|broker| {
+            NodeEndpoint::default()
+                .with_node_id(broker.node_id)
+                .with_host(broker.host)
+                .with_port(broker.port)
+                .with_rack(broker.rack)
+        })
+        .collect();
 }
 
 /// One error for every partition.

@@ -10,17 +10,20 @@ use kafka_protocol::protocol::{Decodable, Encodable, Message, Request, StrBytes}
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use uuid::Uuid;
 
-use crate::base::{Clock, Rng, Tasks};
+use crate::base::{Clock, Rng, SessionId, Tasks};
 use crate::broker::{Broker, BrokerSlot, GroupParts, Groups, Metrics as BrokerMetrics, Partitions, Parts};
 use crate::cache::{self, MemoryPages, ObjectReader};
-use crate::cluster::{Catalogue, Identity, KeySpace, Metrics as ClusterMetrics, ProducerIds, Sessions, TopicRules};
+use crate::cluster::{
+    Catalogue, Identity, Key, KeySpace, Metrics as ClusterMetrics, ProducerIds, Registration, Sessions, TopicRules,
+};
 use crate::config::topic::broker::BrokerConfigs;
 use crate::config::{GroupSettings, KafkaSettings};
 use crate::fetch::{Fetches, Metrics as FetchMetrics, Reader, Settings as ReadSettings, StoreSource};
-use crate::format::metadata::BrokerRecord;
+use crate::format::metadata::{AssignmentChunk, AssignmentRecord, BrokerRecord, MetadataValue, PARTITIONS_PER_CHUNK};
 use crate::frontend::kafka::{Front, bind, serve};
-use crate::meta::{MemoryMeta, MetaStore};
+use crate::meta::{MemoryMeta, MetaStore, Write};
 use crate::objstore::ObjectStore;
 use crate::objstore::memory::MemoryStore;
 use crate::partition::{Log, LogLimits, LogOptions, WalFsync};
@@ -31,6 +34,11 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(30);
 pub struct House {
     pub address: SocketAddr,
     pub front: Arc<Front>,
+    /// Of the one real broker.
+    pub session: SessionId,
+    pub catalogue: Catalogue,
+    sessions: Sessions,
+    partitions: Partitions,
     tasks: Tasks,
 }
 
@@ -104,6 +112,7 @@ pub async fn house(settings: KafkaSettings) -> House {
     };
     let groups = Groups::start(group, &mut registry);
     let producer_ids = ProducerIds::new(meta, &keys, cluster_metrics);
+    let (shown, settled) = (catalogue.clone(), partitions.clone());
     let broker = Broker::new(Parts {
         catalogue,
         log,
@@ -118,10 +127,49 @@ pub async fn house(settings: KafkaSettings) -> House {
     });
     let front = Front::new(BrokerSlot::new(Arc::new(broker)), settings, &mut registry, clock, rng);
     tasks.spawn("kafka", serve(listener, front.clone(), tasks.stopping()));
-    House { address, front, tasks }
+    House { address, front, session, catalogue: shown, sessions, partitions: settled, tasks }
 }
 
 impl House {
+    /// Another broker that is on record but not there, with a session of its own.
+    pub async fn neighbour(&self, broker_id: i32, host: &str, rack: Option<&str>) -> Registration {
+        let directory_id = Uuid::from_u128(broker_id as u128);
+        let identity = Identity { broker_id, directory_id, host: host.to_owned(), pid: 1 };
+        let registration = self.sessions.register(&identity, 60_000).await.unwrap();
+        let record = BrokerRecord {
+            session: registration.session(),
+            host: host.to_owned(),
+            port: 9092,
+            rack: rack.map(str::to_owned),
+            endpoints: std::collections::BTreeMap::default(),
+        };
+        registration.announce(&record).await.unwrap();
+        self.caught_up().await;
+        registration
+    }
+
+    /// The image shows everything that is in the metadata store now, and the log follows it.
+    pub async fn caught_up(&self) {
+        let newest = self.sessions.store.range("").await.unwrap().revision;
+        self.catalogue.wait_for(newest).await;
+        self.partitions.settled(newest).await;
+    }
+
+    /// Moves a partition (of the first hundred) to another session, under the next leader epoch.
+    pub async fn give(&self, topic: &str, partition: i32, to: SessionId) {
+        let image = self.catalogue.image();
+        let topic = image.topic(topic).unwrap();
+        let mut partitions: Vec<AssignmentRecord> =
+            topic.partitions.iter().take(PARTITIONS_PER_CHUNK).cloned().collect();
+        let moved = &mut partitions[partition as usize];
+        moved.session = to;
+        moved.leader_epoch += 1;
+        let key = self.sessions.keys.key(&Key::Assignments(topic.id, 0));
+        let value = AssignmentChunk { partitions }.encode();
+        self.sessions.store.txn(Vec::new(), vec![Write::Put { key, value, lease: 0 }]).await.unwrap();
+        self.caught_up().await;
+    }
+
     pub async fn client(&self) -> Client {
         Client { stream: TcpStream::connect(self.address).await.unwrap(), next: 1 }
     }

@@ -3,13 +3,14 @@
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Kafka;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
-use kafka_protocol::messages::{ApiKey, FetchRequest, FetchResponse, ResponseHeader, TopicName};
+use kafka_protocol::messages::{ApiKey, BrokerId, FetchRequest, FetchResponse, ResponseHeader, TopicName};
 use kafka_protocol::protocol::{Decodable, StrBytes};
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use crate::base::Rng;
 use crate::frontend::kafka::call::Call;
+use crate::frontend::kafka::endpoints::Endpoint;
 use crate::frontend::kafka::fetch_reply::{PartitionReply, TopicReply, encode};
 use crate::frontend::kafka::fetch_session::{Context, FetchSessions, Told};
 use crate::frontend::kafka::versions;
@@ -26,8 +27,25 @@ fn partition() -> impl Strategy<Value = PartitionReply> {
         first_offset,
         last_offset: 10,
     });
-    (0_i32..9, prop::option::of(prop::collection::vec(txn, 0..3)), batches).prop_map(|(index, aborted, batches)| {
-        PartitionReply { index, error_code: 3, high_watermark: 44, last_stable: 33, log_start: 22, aborted, batches }
+    let leader = prop::option::of((0_i32..9, 0_i32..9));
+    (0_i32..9, prop::option::of(prop::collection::vec(txn, 0..3)), batches, leader).prop_map(
+        |(index, aborted, batches, current_leader)| PartitionReply {
+            index,
+            error_code: 3,
+            high_watermark: 44,
+            last_stable: 33,
+            log_start: 22,
+            aborted,
+            batches,
+            current_leader,
+        },
+    )
+}
+
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    (0_i32..9, "[a-z.]{1,200}", 0_i32..65_536, prop::option::of("[a-z]{0,9}")).prop_map(|(id, host, port, rack)| {
+        let rack = rack.map(StrBytes::from_string);
+        Endpoint { node_id: BrokerId(id), host: StrBytes::from_string(host), port, rack }
     })
 }
 
@@ -35,12 +53,13 @@ proptest! {
     #[test]
     fn every_version_of_a_fetch_reply_decodes_to_what_was_meant(
         topics in prop::collection::vec(prop::collection::vec(partition(), 0..4), 0..3),
+        leaders in prop::collection::vec(endpoint(), 0..4),
     ) {
         for version in 4..=17 {
             let replies: Vec<TopicReply> = topics.iter().map(|partitions| TopicReply {
                 name: StrBytes::from_static_str("a-topic"), id: Uuid::from_u128(9), partitions: partitions.clone(),
             }).collect();
-            let whole = encode(&call(version), 5, 6, replies).unwrap().concat();
+            let whole = encode(&call(version), 5, 6, replies, &leaders).unwrap().concat();
             prop_assert_eq!(u32::from_be_bytes(whole[..4].try_into().unwrap()) as usize, whole.len() - 4);
             let mut frame = whole.slice(4..);
             let header = ResponseHeader::decode(&mut frame, ApiKey::Fetch.response_header_version(version)).unwrap();
@@ -66,8 +85,15 @@ proptest! {
                     prop_assert_eq!(got.aborted_transactions.as_ref().map(Vec::len), want.aborted.as_ref().map(Vec::len));
                     let records = Bytes::from(want.batches.concat());
                     prop_assert_eq!(got.records.clone().unwrap_or_default(), records);
+                    let leader = want.current_leader.filter(|_| version >= 16).unwrap_or((-1, -1));
+                    prop_assert_eq!((got.current_leader.leader_id.0, got.current_leader.leader_epoch), leader);
                 }
             }
+            let named = response.node_endpoints.into_iter();
+            let named: Vec<Endpoint> = named
+                .map(|node| Endpoint { node_id: node.node_id, host: node.host, port: node.port, rack: node.rack })
+                .collect();
+            prop_assert_eq!(&named[..], if version >= 16 { &leaders[..] } else { &[] });
         }
     }
 }
