@@ -32,6 +32,8 @@ pub enum Key {
     Deletion(Uuid),
 }
 
+/// Everything under `assignments/` says who leads what.
+const ASSIGNMENTS: &str = "assignments/";
 /// Everything under `claims/` is a broker id in use.
 const CLAIMS: &str = "claims/";
 /// Everything under `sessions/` of one broker id sorts in the order of its lives.
@@ -46,7 +48,7 @@ impl fmt::Display for Key {
             Self::Broker(broker_id) => write!(f, "brokers/{broker_id}"),
             Self::Session(session) => write!(f, "{SESSIONS}{session}"),
             Self::Topic(name) => write!(f, "topics/{name}"),
-            Self::Assignments(topic_id, chunk) => write!(f, "assignments/{topic_id}/{chunk:05}"),
+            Self::Assignments(topic_id, chunk) => write!(f, "{ASSIGNMENTS}{topic_id}/{chunk:05}"),
             Self::ProducerIds => f.write_str("producer-ids"),
             Self::Deletion(topic_id) => write!(f, "deletions/{topic_id}"),
         }
@@ -103,6 +105,11 @@ impl KeySpace {
     /// Start of the keys of all claims.
     pub fn claims(&self) -> String {
         format!("{}{CLAIMS}", self.root)
+    }
+
+    /// Start of the keys of all assignments.
+    pub fn assignments(&self) -> String {
+        format!("{}{ASSIGNMENTS}", self.root)
     }
 
     /// Start of the keys of one broker id's sessions.

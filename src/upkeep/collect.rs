@@ -51,6 +51,11 @@ impl Collector {
         self.marks.len()
     }
 
+    /// Forgets all marks: the grace period begins anew.
+    pub fn forget(&mut self) {
+        self.marks.clear();
+    }
+
     /// One pass over everything under `log/` and `ckpt/`. Returns the keys that may be deleted now.
     pub fn pass(
         &mut self,

@@ -3,6 +3,8 @@
 //! Invariants:
 //! - Nothing referenced is deleted: an object goes only after two marks, a grace period apart, both found that no
 //!   partition's index, no stream that a recovery would read and no `from` list leads to it.
+//! - One broker collects, the controller, and it knows what the partitions of all brokers refer to; while partitions move,
+//!   nobody collects.
 //! - Nothing unreferenced stays for ever: every pass looks at every object.
 //!
 //! Crash: marks are in memory; a restart begins to count the grace period anew. Cancellation: between any two deletes.
@@ -11,6 +13,7 @@
 
 mod collect;
 mod metrics;
+mod references;
 mod retention;
 mod service;
 

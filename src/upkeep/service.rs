@@ -1,6 +1,6 @@
 //! The tasks: retention and garbage collection at an interval, expiry of idle producers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::partition::Log;
 
 use super::collect::{Collector, LiveSet, SEAL_KEPT_MS};
 use super::metrics::UpkeepMetrics;
+use super::references::{Unknown, live_set};
 use super::retention::{RetentionRule, new_log_start};
 
 /// Deletes under way at a time.
@@ -112,7 +113,17 @@ impl Upkeep {
 
     /// References are taken before the listing: an object that appears later is newer than every mark.
     async fn collect(&self, collector: &mut Collector) -> Result<(), StoreError> {
-        let Some(live) = self.live_set().await else { return Ok(()) };
+        let live = match self.live_set().await {
+            Ok(Some(live)) => live,
+            Ok(None) => {
+                collector.forget();
+                return Ok(());
+            }
+            Err(error) => {
+                tracing::warn!(%error, "garbage collection waits for the next round");
+                return Ok(());
+            }
+        };
         let store = self.log.store();
         let segments: Vec<ObjectMeta> = store.list(keys::LOG_PREFIX, None).try_collect().await?;
         let checkpoints: Vec<ObjectMeta> = store.list(keys::CHECKPOINT_PREFIX, None).try_collect().await?;
@@ -132,29 +143,16 @@ impl Upkeep {
         Ok(())
     }
 
-    /// `None` while the metadata store cannot say which sessions have ended: then nothing is collected.
-    async fn live_set(&self) -> Option<LiveSet> {
-        let sessions = match self.sessions.all().await {
-            Ok(sessions) => sessions,
-            Err(error) => {
-                tracing::warn!(%error, "garbage collection waits for the metadata store");
-                return None;
-            }
+    /// `None` while this broker is not the controller.
+    async fn live_set(&self) -> Result<Option<LiveSet>, Unknown> {
+        let own_objects = || {
+            let mut objects = HashSet::new();
+            self.log.each_state(|_, state| objects.extend(state.runs.iter().map(|run| run.object)));
+            objects
         };
-        let image = self.catalogue.image();
-        let mut live = LiveSet::default();
-        live.streams.insert(self.log.session());
-        for topic in image.topics() {
-            for assignment in &topic.partitions {
-                live.streams.insert(assignment.session);
-                live.streams.extend(assignment.from.iter().map(|from| from.session));
-            }
-        }
-        let unsealed = sessions.iter().filter(|(_, sealed)| sealed.is_none());
-        live.streams.extend(unsealed.map(|(session, _)| *session));
-        live.ended_before = self.log.session().epoch;
-        self.log.each_state(|_, state| live.objects.extend(state.runs.iter().map(|run| run.object)));
-        Some(live)
+        let live = live_set(&self.sessions, self.log.store(), self.log.session(), own_objects).await?;
+        // A log that was fenced does not know its partitions any more.
+        Ok(live.filter(|_| !self.log.progress().borrow().fenced))
     }
 }
 

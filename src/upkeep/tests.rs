@@ -1,5 +1,7 @@
 //! Tests of retention and garbage collection.
 
+mod references;
+
 use std::collections::HashSet;
 
 use proptest::prelude::*;

@@ -1,0 +1,69 @@
+//! What must stay, of all brokers together: their partitions' indexes name objects of each other's streams, ended ones too.
+//!
+//! The controller collects, nobody else. It has its own partitions' states in memory and reads the others' from their
+//! streams. Assignments are read from the metadata store before and after: when one has changed in between, a state may
+//! have been on its way from one stream to another and seen in neither, so nothing is known and nothing is collected.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::collect::LiveSet;
+use crate::base::SessionId;
+use crate::cluster::{ClusterError, Sessions};
+use crate::format::state::ObjectRef;
+use crate::objstore::ObjectStore;
+use crate::partition::stream::{StreamError, load_stream};
+
+/// Streams of other brokers that are read at the same time.
+const PARALLEL_STREAMS: usize = 4;
+
+/// Why it is not known what must stay.
+#[derive(Debug, thiserror::Error)]
+pub enum Unknown {
+    /// The metadata store.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// A stream.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// Partitions moved meanwhile.
+    #[error("partitions were moved meanwhile")]
+    Moved,
+}
+
+/// What must stay; `None` if session `own` is not the controller. `own_objects` are what the partitions of `own` name; it
+/// is called once.
+pub async fn live_set(
+    sessions: &Sessions,
+    store: &Arc<dyn ObjectStore>,
+    own: SessionId,
+    own_objects: impl FnOnce() -> HashSet<ObjectRef>,
+) -> Result<Option<LiveSet>, Unknown> {
+    let before = sessions.leadership().await?;
+    if before.controller != Some(own) {
+        return Ok(None);
+    }
+    let on_record = sessions.all().await?;
+    let unsealed = on_record.iter().filter(|(_, sealed)| sealed.is_none()).map(|(session, _)| *session);
+    let mut live = LiveSet {
+        streams: unsealed.chain(before.leaders.iter().copied()).chain(before.from.iter().copied()).collect(),
+        ended_before: on_record.iter().map(|(session, _)| session.epoch).fold(own.epoch, u64::max),
+        ..LiveSet::default()
+    };
+    live.streams.insert(own);
+    // A state that `own` is still to take over, or has given away, is in a stream.
+    let others: HashSet<SessionId> =
+        before.leaders.iter().copied().filter(|leader| *leader != own).chain(before.from.iter().copied()).collect();
+    let reads: Vec<_> = others.into_iter().map(|session| load_stream(store, session)).collect();
+    let mut states = stream::iter(reads).buffer_unordered(PARALLEL_STREAMS);
+    while let Some(state) = states.try_next().await? {
+        live.objects.extend(state.partitions.values().flat_map(|state| state.runs.iter().map(|run| run.object)));
+    }
+    live.objects.extend(own_objects());
+    if !sessions.leadership().await?.unchanged_since(&before) {
+        return Err(Unknown::Moved);
+    }
+    Ok(Some(live))
+}
