@@ -20,6 +20,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+pub use takeover::newest_state;
+
 use cli::{Action, UsageError};
 
 const FAILED: u8 = 1;

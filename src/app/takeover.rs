@@ -169,7 +169,10 @@ impl Takeover<'_> {
     }
 }
 
-pub(super) fn newest_state(
+/// The state that the new leader of a partition begins with: from the newest stream of `from` that acquired it under the
+/// epoch named there; empty when none did. The state is taken out of `streams`.
+#[expect(clippy::implicit_hasher, reason = "one kind of map in this house")]
+pub fn newest_state(
     partition: TopicPartition,
     assignment: &AssignmentRecord,
     streams: &mut HashMap<SessionId, StreamState>,

@@ -32,6 +32,7 @@ pub use image::{CONSUMER_OFFSETS, ClusterImage, TRANSACTION_STATE, Topic, is_int
 pub use keys::{Key, KeySpace};
 pub use leadership::Leadership;
 pub use metrics::Metrics;
+pub use placement::take_over;
 pub use producer_ids::ProducerIds;
 pub use registration::{Identity, Registration, Sessions};
 pub use topics::{ConfigChange, ConfigOp, NewPartitions, NewTopic, TopicRules, check_name};

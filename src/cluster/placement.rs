@@ -94,7 +94,8 @@ impl Catalogue {
 }
 
 /// The assignment after its leader's stream was sealed, or `None` if its leader is not among the `sealed`.
-pub(super) fn take_over(
+#[expect(clippy::implicit_hasher, reason = "one kind of map in this house")]
+pub fn take_over(
     assignment: &AssignmentRecord,
     session: SessionId,
     sealed: &HashMap<SessionId, u64>,

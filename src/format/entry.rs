@@ -9,7 +9,7 @@ use super::state::PartitionState;
 use crate::protocol::batch::header::{BatchHeader, HEADER_BYTES};
 
 /// A transaction marker inside a control batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Marker {
     /// Whether the transaction was committed (else aborted).
     pub commit: bool,
@@ -18,7 +18,7 @@ pub struct Marker {
 }
 
 /// Everything the fold and the index need to know of a batch; the records stay where they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BatchFacts {
     /// Position of the frame in the segment, in bytes.
     pub position: u32,
@@ -107,7 +107,7 @@ fn read_marker(batch: &[u8]) -> Option<Marker> {
 }
 
 /// One event in the life of a partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Entry {
     /// Records were appended.
     Batch(BatchFacts),

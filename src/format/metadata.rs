@@ -165,7 +165,7 @@ pub struct TopicRecord {
 }
 
 /// A stream that may hold the newest state of a partition, with the epoch under which its session led it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FromStream {
     /// The stream's session.
     #[serde(with = "session_text")]
@@ -177,7 +177,7 @@ pub struct FromStream {
 }
 
 /// Who leads a partition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AssignmentRecord {
     /// The leading session.
     #[serde(with = "session_text")]

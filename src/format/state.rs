@@ -39,7 +39,7 @@ impl ObjectRef {
 }
 
 /// Some consecutive batches of one partition inside one object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Run {
     /// First offset (inclusive).
     pub first_offset: i64,
@@ -58,7 +58,7 @@ pub struct Run {
 }
 
 /// An aborted transaction, for `read_committed` fetches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AbortedTxn {
     /// The producer.
     pub producer_id: i64,
@@ -69,7 +69,7 @@ pub struct AbortedTxn {
 }
 
 /// The start of a leader epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EpochStart {
     /// The epoch.
     pub epoch: i32,
@@ -78,7 +78,7 @@ pub struct EpochStart {
 }
 
 /// A batch of an idempotent producer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProducerBatch {
     /// Sequence of the first record.
     pub first_sequence: i32,
@@ -104,7 +104,7 @@ impl ProducerBatch {
 }
 
 /// What is known of an idempotent or transactional producer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ProducerState {
     /// Newest epoch seen.
     pub epoch: i16,
@@ -119,7 +119,7 @@ pub struct ProducerState {
 }
 
 /// Everything known of a partition after some prefix of its entries.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct PartitionState {
     /// Epoch under which the stream's session leads it.
     pub leader_epoch: i32,

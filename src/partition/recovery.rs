@@ -125,9 +125,15 @@ async fn append_file(
     match upload(place, stream.session, &scanned, chunks, path).await? {
         CommitOutcome::Committed => {
             crash::point("recovery-after-upload");
+            if !scanned.complete {
+                // The whole segment carries the same id. If a late PUT of the dead process was first, it is what stands
+                // there now, and counts.
+                *stream = load_stream(&place.store, stream.session).await?;
+                return Ok(Step { appended: true, go_on: false });
+            }
             let applied = stream.apply(seq, sorted(&scanned));
             applied.map_err(|source| StreamError::DoesNotFit { key: keys::segment(stream.session, seq), source })?;
-            Ok(Step { appended: true, go_on: scanned.complete })
+            Ok(Step { appended: true, go_on: true })
         }
         CommitOutcome::LostTo(prelude) => {
             stream.sealed = Prelude::decode(&prelude).is_ok_and(|prelude| prelude.kind == ObjectKind::Seal);

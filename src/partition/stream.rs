@@ -80,7 +80,7 @@ impl StreamError {
 }
 
 /// What a stream says.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct StreamState {
     /// Whose stream it is.
     pub session: SessionId,

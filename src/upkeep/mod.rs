@@ -20,7 +20,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-pub use collect::{Collector, LiveSet};
+pub use collect::{Collector, LiveSet, SEAL_KEPT_MS};
 pub use metrics::UpkeepMetrics;
 pub use retention::{RetentionRule, new_log_start};
 pub use service::{Upkeep, UpkeepSettings};
