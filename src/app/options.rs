@@ -15,6 +15,7 @@ use crate::cluster::{IdWish, TopicRules};
 use crate::config::topic::broker::BrokerConfigs;
 use crate::config::{FsyncPolicy, MetadataSetting, ObjectStoreSetting, Settings, StoreSettings};
 use crate::format::metadata::BrokerRecord;
+use crate::frontend::kafka::EXTERNAL_ENDPOINT;
 use crate::objstore::hedge::HedgePolicy;
 use crate::objstore::{self, ObjectStore, OpenOptions, S3Options};
 use crate::partition::{LogLimits, LogOptions, WalFsync};
@@ -49,12 +50,14 @@ pub fn id_wish(settings: &Settings, remembered: Option<i32>, directory_id: Uuid,
 pub fn broker_record(settings: &Settings, session: SessionId, doors: Doors) -> anyhow::Result<BrokerRecord> {
     let advertised = advertised(settings, doors);
     let (host, port) = advertised.rsplit_once(':').context("advertise is host:port")?;
+    let external = settings.kafka.external_advertise.iter();
+    let external = external.map(|address| (EXTERNAL_ENDPOINT.to_owned(), address.clone()));
     Ok(BrokerRecord {
         session,
         host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
         port: port.parse().context("advertise is host:port")?,
         rack: settings.broker.zone.clone(),
-        endpoints: [("http".to_owned(), doors.http.to_string())].into(),
+        endpoints: [("http".to_owned(), doors.http.to_string())].into_iter().chain(external).collect(),
     })
 }
 

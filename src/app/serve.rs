@@ -85,6 +85,10 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
     let mut data_dir = DataDir::open(&settings.broker.data_dir, settings.broker.broker_id)?;
     let kafka_port = listen::reserve("kafka.listen", &settings.kafka.listen)?;
+    let external_port = match &settings.kafka.external_listen {
+        Some(address) => Some(listen::reserve("kafka.external_listen", address)?),
+        None => None,
+    };
     let http_port = listen::reserve("http.listen", &settings.http.listen)?;
     let kafka_address = kafka_port.local_addr()?;
     let registry = Arc::new(OnceLock::new());
@@ -92,7 +96,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let doors = Doors { kafka: kafka_address, http: http.address };
 
     let started = tokio::select! {
-        started = start(&base, &mut data_dir, &registry, doors, kafka_port) => Some(started),
+        started = start(&base, &mut data_dir, &registry, doors, (kafka_port, external_port)) => Some(started),
         () = stop.cancelled() => None,
     };
     base.progress.finish();
@@ -137,7 +141,7 @@ async fn start(
     data_dir: &mut DataDir,
     registry: &OnceLock<Registry>,
     doors: Doors,
-    kafka_port: Reserved,
+    (kafka_port, external_port): (Reserved, Option<Reserved>),
 ) -> anyhow::Result<Running> {
     let Base { settings, clock, rng, .. } = base;
     let broker = &settings.broker;
@@ -197,6 +201,16 @@ async fn start(
     let _ = registry.set(metrics);
     let kafka_stop = CancellationToken::new();
     let kafka = tokio::spawn(kafka::serve(kafka_port.open()?, node.front().clone(), kafka_stop.clone()));
+    let kafka = match external_port {
+        None => kafka,
+        Some(port) => {
+            let external = tokio::spawn(kafka::serve(port.open()?, node.front().external(), kafka_stop.clone()));
+            tokio::spawn(async move {
+                // A task that panicked has said so; the other one still ends in order.
+                let _ = tokio::join!(kafka, external);
+            })
+        }
+    };
     Ok(Running { meta, node, kafka_stop, kafka })
 }
 

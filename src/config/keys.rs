@@ -121,6 +121,12 @@ pub const KEYS: &[Key] = &[
     key!("advertise", Kind::Address, Default::None, true,
         "Address that clients are told to connect to. Without it: the one listened on.",
         set!(kafka.advertise = some text)),
+    key!("kafka.external_listen", Kind::Address, Default::None, false,
+        "A second address for Kafka clients that reach the brokers under other addresses (from outside of a container \
+         network, say). Needs `kafka.external_advertise`.", set!(kafka.external_listen = some text)),
+    key!("kafka.external_advertise", Kind::Address, Default::None, false,
+        "Address of this broker that clients are told who came through the second listener of any broker.",
+        set!(kafka.external_advertise = some text)),
     key!("cluster", Kind::Text("NAME"), Default::None, true,
         "Name of the cluster. A data directory or object store of another name is refused.",
         set!(broker.cluster = some text)),

@@ -166,6 +166,14 @@ fn cross_check(settings: &Settings) -> Vec<String> {
          are to use",
     );
     rule(
+        kafka.external_listen.is_some() == kafka.external_advertise.is_some(),
+        "kafka.external_listen and kafka.external_advertise belong together: give both or none",
+    );
+    rule(
+        !kafka.external_advertise.as_deref().is_some_and(everywhere),
+        "kafka.external_advertise must name a host that clients can reach, not every address",
+    );
+    rule(
         !kafka.advertise.as_deref().is_some_and(everywhere),
         "advertise must name a host that clients can reach, not every address",
     );

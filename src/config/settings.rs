@@ -298,6 +298,10 @@ pub struct KafkaSettings {
     pub listen: String,
     /// Address told to clients, `host:port`; `None` is the address that the listener got.
     pub advertise: Option<String>,
+    /// Second address to listen on, for clients that reach the brokers under other addresses.
+    pub external_listen: Option<String>,
+    /// Address told to clients that came through the second one.
+    pub external_advertise: Option<String>,
     /// Connections at once; more are closed at once.
     pub max_connections: usize,
     /// Connections at once from one IP address; more are closed at once. 0 for no limit of its own.
@@ -323,6 +327,8 @@ impl Default for KafkaSettings {
         Self {
             listen: "127.0.0.1:9092".to_owned(),
             advertise: None,
+            external_listen: None,
+            external_advertise: None,
             max_connections: 10_000,
             max_connections_per_ip: 0,
             max_request_bytes: (100 * MIB) as usize,

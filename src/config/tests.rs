@@ -158,6 +158,8 @@ fn each_mistake_has_its_message() {
         ("kafka.listen", "localhost:kafka", "'kafka' is no port"),
         ("kafka.listen", "0.0.0.0:9092", "--advertise host:port"),
         ("advertise", "0.0.0.0:9092", "must name a host"),
+        ("kafka.external_listen", "127.0.0.1:19092", "give both or none"),
+        ("kafka.external_advertise", "localhost:19092", "give both or none"),
         ("object_store", "/var/objects", "must be file://DIR"),
         ("object_store", "gs://bucket", "'gs://' is not known"),
         ("object_store", "s3://Bad_Bucket", "no bucket name"),

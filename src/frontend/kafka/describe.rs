@@ -40,7 +40,7 @@ pub(super) async fn describe_cluster(
             .with_error_code(error.code())
             .with_error_message(Some(text("brokers serve this listener, there is no listener of controllers")));
     }
-    let brokers = endpoints::brokers(&image).map(|broker| {
+    let brokers = endpoints::brokers(&image, session.front.external).map(|broker| {
         DescribeClusterBroker::default()
             .with_broker_id(broker.node_id)
             .with_host(broker.host)
@@ -122,7 +122,7 @@ fn partitions_of(image: &ClusterImage, topic: &Topic, start: i32, end: i32) -> D
             .with_eligible_leader_replicas(Some(Vec::new()))
             .with_last_known_elr(Some(Vec::new()));
         // Without an error code where there is no leader, unlike Metadata.
-        Some(match endpoints::leader(image, assignment) {
+        Some(match endpoints::leader(image, assignment, false) {
             Ok(leader) => answer.with_leader_id(leader.node_id).with_isr_nodes(vec![replica]),
             Err(_) => answer.with_leader_id(BrokerId(-1)).with_offline_replicas(vec![replica]),
         })

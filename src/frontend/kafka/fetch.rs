@@ -93,7 +93,7 @@ fn name_leaders(session: &Session, wanted: &[Wanted], replies: &mut [PartitionRe
         return Vec::new();
     }
     let image = session.front.broker.current().image();
-    let mut leaders = Leaders::new(&image);
+    let mut leaders = Leaders::new(&image, session.front.external);
     for (asked, reply) in wanted.iter().zip(replies).filter(|(_, reply)| lost.contains(&reply.error_code)) {
         let topic = match &asked.topic {
             TopicKey::Name(name) => image.topic(name),

@@ -8,8 +8,8 @@ use kafka_protocol::messages::{
     SyncGroupRequest, SyncGroupResponse,
 };
 
-use super::Session;
 use super::call::Call;
+use super::{Session, endpoints};
 use crate::coordinator::group::Caller;
 
 pub(super) async fn find_coordinator(
@@ -17,7 +17,10 @@ pub(super) async fn find_coordinator(
     call: &Call,
     request: FindCoordinatorRequest,
 ) -> FindCoordinatorResponse {
-    let response = session.broker().find_coordinator(call.version, &request).await;
+    let mut response = session.broker().find_coordinator(call.version, &request).await;
+    if session.front.external {
+        endpoints::readdress(&session.broker().image(), &mut response);
+    }
     session.count_error("FindCoordinator", response.error_code);
     response.coordinators.iter().for_each(|found| session.count_error("FindCoordinator", found.error_code));
     response

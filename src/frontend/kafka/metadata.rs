@@ -62,7 +62,7 @@ pub(super) async fn metadata(session: &Session, call: &Call, request: MetadataRe
         }
     }
     let image = broker.image();
-    let brokers = endpoints::brokers(&image).map(|broker| {
+    let brokers = endpoints::brokers(&image, session.front.external).map(|broker| {
         MetadataResponseBroker::default()
             .with_node_id(broker.node_id)
             .with_host(broker.host)
@@ -85,7 +85,7 @@ fn describe(image: &ClusterImage, topic: &Topic, request: &MetadataRequest) -> M
             .with_partition_index(index)
             .with_leader_epoch(assignment.leader_epoch)
             .with_replica_nodes(vec![replica]);
-        match endpoints::leader(image, assignment) {
+        match endpoints::leader(image, assignment, false) {
             Ok(leader) => answer.with_leader_id(leader.node_id).with_isr_nodes(vec![replica]),
             Err(error) => {
                 answer.with_error_code(error.code()).with_leader_id(BrokerId(-1)).with_offline_replicas(vec![replica])

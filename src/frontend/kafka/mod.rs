@@ -42,6 +42,7 @@ use std::sync::Arc;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 
+pub use endpoints::EXTERNAL_ENDPOINT;
 pub use server::{BindError, advertised, bind, serve, serve_halves};
 
 use self::fetch_session::FetchSessions;
@@ -55,12 +56,14 @@ pub struct Front {
     broker: BrokerSlot,
     settings: KafkaSettings,
     metrics: metrics::Metrics,
-    sessions: FetchSessions,
+    sessions: Arc<FetchSessions>,
     /// Bytes of requests at work, all connections together.
     inflight: Arc<Semaphore>,
     gates: gate::Gates,
     clock: Clock,
     rng: Rng,
+    /// Its clients are told the brokers' external addresses.
+    external: bool,
 }
 
 impl Front {
@@ -75,12 +78,28 @@ impl Front {
         Arc::new(Self {
             broker,
             metrics: metrics::Metrics::register(registry),
-            sessions: FetchSessions::new(settings.max_fetch_sessions),
+            sessions: Arc::new(FetchSessions::new(settings.max_fetch_sessions)),
             inflight: Arc::new(Semaphore::new(settings.inflight_bytes)),
             gates: gate::Gates::default(),
             settings,
             clock,
             rng,
+            external: false,
+        })
+    }
+
+    /// The same front door for the second listener: its clients are told the external addresses of brokers that have one.
+    pub fn external(&self) -> Arc<Self> {
+        Arc::new(Self {
+            broker: self.broker.clone(),
+            settings: self.settings.clone(),
+            metrics: self.metrics.clone(),
+            sessions: self.sessions.clone(),
+            inflight: self.inflight.clone(),
+            gates: gate::Gates::default(),
+            clock: self.clock.clone(),
+            rng: self.rng.clone(),
+            external: true,
         })
     }
 }

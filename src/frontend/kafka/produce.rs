@@ -190,7 +190,7 @@ fn name_leaders(front: &Front, version: i16, response: &mut ProduceResponse) {
         return;
     }
     let image = front.broker.current().image();
-    let mut leaders = Leaders::new(&image);
+    let mut leaders = Leaders::new(&image, front.external);
     for answer in &mut response.responses {
         let topic = if version >= FIRST_BY_ID { image.topic_by_id(answer.topic_id) } else { image.topic(&answer.name) };
         let Some(topic) = topic else { continue };

@@ -22,7 +22,7 @@ use crate::config::topic::broker::BrokerConfigs;
 use crate::config::{GroupSettings, KafkaSettings};
 use crate::fetch::{Fetches, Metrics as FetchMetrics, Reader, Settings as ReadSettings, StoreSource};
 use crate::format::metadata::{AssignmentChunk, AssignmentRecord, BrokerRecord, MetadataValue, PARTITIONS_PER_CHUNK};
-use crate::frontend::kafka::{Front, bind, serve};
+use crate::frontend::kafka::{EXTERNAL_ENDPOINT, Front, bind, serve};
 use crate::meta::{MemoryMeta, MetaStore, Write};
 use crate::objstore::ObjectStore;
 use crate::objstore::memory::MemoryStore;
@@ -30,6 +30,9 @@ use crate::partition::{Log, LogLimits, LogOptions, WalFsync};
 
 /// A test that waits longer for an answer has found a request that nobody answers.
 const LONGEST_ANSWER: Duration = Duration::from_secs(30);
+
+/// The broker's address for clients of a second listener.
+pub const OUTSIDE: &str = "[2001:db8::1]:19092";
 
 pub struct House {
     pub address: SocketAddr,
@@ -67,7 +70,7 @@ pub async fn house(settings: KafkaSettings) -> House {
         host: "127.0.0.1".to_owned(),
         port: address.port(),
         rack: None,
-        endpoints: std::collections::BTreeMap::default(),
+        endpoints: [(EXTERNAL_ENDPOINT.to_owned(), OUTSIDE.to_owned())].into(),
     };
     registration.announce(&record).await.unwrap();
     let newest = meta.range("").await.unwrap().revision;
@@ -210,6 +213,11 @@ pub fn frame<R: Request>(request: &R, version: i16, correlation_id: i32) -> Byte
 }
 
 impl Client {
+    /// A client over a connection that is there.
+    pub fn over(stream: TcpStream) -> Self {
+        Self { stream, next: 1 }
+    }
+
     pub async fn send<R: Request>(&mut self, request: &R, version: i16) -> i32 {
         let id = self.next;
         self.next += 1;

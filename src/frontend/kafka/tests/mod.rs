@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod house;
+mod listeners;
 mod others;
 mod per_ip;
 mod wire;
