@@ -15,6 +15,7 @@ help:
 	@echo 'make crash_s3  the random kills, on an S3 server'
 	@echo 'make debian  the Debian package index through kcat, kill -9 half-way in both directions (CODECS="gzip zstd" picks some)'
 	@echo 'make scale   1 000 topics x 10 partitions: restart, idle CPU, memory; 100 consumers of one partition'
+	@echo 'make compose-test  docker-compose.yml for real, with images made from Debian packages (root; installs an engine)'
 	@echo 'make bench   measure against Apache Kafka, write docs/benchmarks.md'
 	@echo 'make fuzz    fuzz every decoder for FUZZ_SECONDS (default 60) each'
 	@echo 'make fmt     format the sources'
@@ -44,6 +45,9 @@ scale: build
 
 debian: build
 	@ESKER_BIN=target/$(PROFILE)/esker tests/scenarios/debian.py $(CODECS)
+
+compose-test: build
+	@ESKER_BIN=target/$(PROFILE)/esker tests/compose/run.sh test
 
 bench:
 	$(CARGO) build --locked --release --bin esker
