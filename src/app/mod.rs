@@ -10,6 +10,7 @@ mod logging;
 mod metadata_store;
 pub mod node;
 pub mod options;
+mod patience;
 mod serve;
 mod signals;
 mod takeover;

@@ -23,6 +23,7 @@ use super::logging::{self, Progress};
 use super::metadata_store::Metadata;
 use super::node::{Node, NodeParts};
 use super::options::{self, Doors};
+use super::patience::patiently;
 use super::signals;
 use crate::base::{Clock, Rng, Tasks};
 use crate::cache::HybridPages;
@@ -70,6 +71,15 @@ impl Base<'_> {
     fn phase(&self, what: &str) {
         self.progress.phase(what);
         self.readiness.not_ready(&format!("starting: {what}"));
+    }
+
+    /// A step that waits, and says so, while etcd or the object store is not there yet.
+    async fn wait_for<T, E: Into<anyhow::Error>, F: Future<Output = Result<T, E>>>(
+        &self,
+        what: &str,
+        step: impl FnMut() -> F,
+    ) -> anyhow::Result<T> {
+        patiently(what, &self.rng, |what| self.phase(what), step).await
     }
 }
 
@@ -151,14 +161,16 @@ async fn start(
     base.phase("opening the metadata store");
     let meta = Metadata::open(settings, data_dir, clock, rng, &mut metrics).await?;
     let keys = KeySpace::of_cluster(broker.cluster.as_deref().unwrap_or(DEFAULT_CLUSTER));
+    base.wait_for("opening the metadata store", || meta.store.get(keys.root())).await?;
 
-    base.phase("opening the object store");
     let url = options::store_url(&broker.object_store)?;
-    let store = objstore::open(&url, options::store(&settings.store, clock, rng, &mut metrics)).await?;
+    let store_options = options::store(&settings.store, clock, rng, &mut metrics);
+    let store = base.wait_for("opening the object store", || objstore::open(&url, store_options.clone())).await?;
     if broker.object_store.is_remote() {
-        base.phase("proving that the object store lets one of several creates win");
         let marker = Some(data_dir.path().join("store-proof.json"));
-        let report = probe(&store, &ProbeOptions { marker, clock: clock.clone(), rng: rng.clone() }).await?;
+        let probing = ProbeOptions { marker, clock: clock.clone(), rng: rng.clone() };
+        let what = "proving that the object store lets one of several creates win";
+        let report = base.wait_for(what, || probe(&store, &probing)).await?;
         tracing::info!(
             store = url,
             remembered = report.remembered,
@@ -168,12 +180,13 @@ async fn start(
     }
     let in_memory = broker.object_store == ObjectStoreSetting::Memory;
     let directory = (!in_memory).then_some(&*data_dir);
-    let cluster_id = identity::settle(&meta.store, &keys, &*store, &url, directory, clock, rng).await?;
-    base.phase("taking a broker id");
+    let settle = || identity::settle(&meta.store, &keys, &*store, &url, directory, clock, rng);
+    let cluster_id = base.wait_for("finding out which cluster this is", settle).await?;
     let sessions = Sessions { store: meta.store.clone(), keys: keys.clone(), clock: clock.clone() };
     let directory_id = data_dir.directory_id().unwrap_or_else(|| rng.uuid());
     let wish = options::id_wish(settings, data_dir.broker_id(), directory_id, host_name(), std::process::id());
-    let broker_identity = sessions.take_id(&wish, settings.cluster.lease_ttl_ms).await?;
+    let take_id = || sessions.take_id(&wish, settings.cluster.lease_ttl_ms);
+    let broker_identity = base.wait_for("taking a broker id", take_id).await?;
     if !in_memory {
         data_dir.belong_to(&cluster_id, broker_identity.broker_id, directory_id)?;
     }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tonic::client::Grpc;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -24,7 +24,7 @@ use super::endpoints::{Endpoints, Pick, RECONNECT};
 use super::login::{Login, Token};
 use super::options::{EtcdOptions, Tls};
 use super::status::{Verdict, judge};
-use super::wire::{Answer, Method, StatusRequest};
+use super::wire::{Answer as _, Method, StatusRequest};
 use crate::base::{Clock, Rng};
 use crate::meta::MetaError;
 use crate::meta::metrics::Metrics;
@@ -94,9 +94,18 @@ struct Shared {
     endpoints: Mutex<Endpoints>,
     login: Login,
     in_flight: Semaphore,
+    /// Wakes those who wait for an endpoint that is being tried.
+    answers: Notify,
+    /// Why the last endpoint failed, for those who never got to ask one.
+    last_failure: Mutex<String>,
     /// Id of the cluster; 0 until the first answer.
     cluster_id: AtomicU64,
+    /// The newest revision that an answer told.
+    newest_revision: AtomicU64,
+    /// etcd has shown an older one after that.
+    went_back: AtomicBool,
     request_timeout_ms: u64,
+    tls: bool,
     clock: Clock,
     rng: Rng,
     metrics: Metrics,
@@ -173,8 +182,13 @@ impl Client {
             members,
             login: Login::new(options.user),
             in_flight: Semaphore::new(MAX_IN_FLIGHT),
+            answers: Notify::new(),
+            last_failure: Mutex::default(),
             cluster_id: AtomicU64::new(0),
+            newest_revision: AtomicU64::new(0),
+            went_back: AtomicBool::new(false),
             request_timeout_ms: options.request_timeout_ms,
+            tls: options.tls.is_some(),
             clock,
             rng,
             metrics,
@@ -184,6 +198,11 @@ impl Client {
     /// Longest time of one operation, in milliseconds.
     pub fn request_timeout_ms(&self) -> u64 {
         self.0.request_timeout_ms
+    }
+
+    /// Milliseconds since boot.
+    pub fn now_ms(&self) -> u64 {
+        self.0.clock.boot_ms()
     }
 
     /// The pause after so many failures in a row.
@@ -203,9 +222,14 @@ impl Client {
         message: M,
         repeat: Repeat,
     ) -> Result<M::Answer, CallError> {
-        let asked = self.run(operation, repeat, |ask| ask.unary(message.clone()));
-        let (answer, at) = asked.await?;
-        self.check_cluster(at, &answer)?;
+        let known = self.0.newest_revision.load(Ordering::Acquire);
+        let (answer, at) = self.run(operation, repeat, |ask| ask.unary(message.clone())).await?;
+        if let Some(header) = answer.header() {
+            self.0.same_cluster(at, header.cluster_id).map_err(CallError::Meta)?;
+            if M::LINEARIZABLE {
+                self.0.not_older(known, header.revision as u64).map_err(CallError::Meta)?;
+            }
+        }
         Ok(answer)
     }
 
@@ -222,7 +246,7 @@ impl Client {
     {
         let shared = &*self.0;
         let deadline_ms = shared.clock.boot_ms() + shared.request_timeout_ms;
-        let mut trouble = Trouble { operation, repeat, maybe_done: false, reason: "no endpoint was free".to_owned() };
+        let mut trouble = Trouble { operation, repeat, maybe_done: false, reason: String::new() };
         let Ok(Ok(_slot)) =
             tokio::time::timeout(Duration::from_millis(shared.request_timeout_ms), shared.in_flight.acquire()).await
         else {
@@ -231,7 +255,12 @@ impl Client {
         };
         let mut logins = 0;
         loop {
-            let Some(at) = shared.pick(deadline_ms).await else { return Err(trouble.give_up()) };
+            let Some(at) = shared.pick(deadline_ms).await else {
+                if trouble.reason.is_empty() {
+                    trouble.reason.clone_from(&shared.last_failure.lock());
+                }
+                return Err(trouble.give_up());
+            };
             let (token, verdict) = match shared.prepare(at, deadline_ms).await {
                 Err(verdict) => (Token::default(), verdict),
                 Ok(token) => {
@@ -245,6 +274,10 @@ impl Client {
                     }
                 }
             };
+            if !matches!(verdict, Verdict::Elsewhere { .. } | Verdict::LogIn | Verdict::NoLogins) {
+                // An answer, if not the one that was hoped for.
+                shared.answered(at);
+            }
             match verdict {
                 Verdict::Elsewhere { maybe_done, reason } => {
                     shared.failed(at, &reason);
@@ -287,11 +320,6 @@ impl Client {
     pub fn judge(&self, status: &Status) -> Verdict {
         judge(status, self.0.login.user())
     }
-
-    fn check_cluster(&self, at: usize, answer: &impl Answer) -> Result<(), CallError> {
-        let cluster_id = answer.header().map_or(0, |header| header.cluster_id);
-        self.0.same_cluster(at, cluster_id).map_err(CallError::Meta)
-    }
 }
 
 impl fmt::Debug for Client {
@@ -330,19 +358,25 @@ impl Shared {
         loop {
             let now_ms = self.clock.boot_ms();
             let left_ms = deadline_ms.saturating_sub(now_ms);
+            if left_ms == 0 {
+                return None;
+            }
+            // Listens before it looks, so that no answer comes unheard in between.
+            let answered = self.answers.notified();
             let pick = self.endpoints.lock().pick(now_ms);
             match pick {
-                _ if left_ms == 0 => return None,
                 Pick::Use(at) => return Some(at),
-                Pick::Wait(wait_ms) => tokio::time::sleep(Duration::from_millis(wait_ms.min(left_ms))).await,
+                Pick::Wait(wait_ms) => {
+                    let _ = tokio::time::timeout(Duration::from_millis(wait_ms.min(left_ms)), answered).await;
+                }
             }
         }
     }
 
-    /// Time for one try. One that may be repeated leaves time for another endpoint.
+    /// Time for one try. One that may be repeated leaves time for another one.
     fn attempt_ms(&self, repeat: Repeat, deadline_ms: u64) -> u64 {
         let left_ms = deadline_ms.saturating_sub(self.clock.boot_ms()).max(1);
-        if repeat == Repeat::Freely && self.members.len() > 1 { (left_ms / 2).max(1) } else { left_ms }
+        if repeat == Repeat::Freely { (left_ms / 2).max(1) } else { left_ms }
     }
 
     /// Logs in and greets, where that is due. Whatever goes wrong here, the request itself has not been sent.
@@ -384,7 +418,13 @@ impl Shared {
     ) -> Result<T, Verdict> {
         match tokio::time::timeout(Duration::from_millis(limit_ms), asking).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(status)) => Err(judge(&status, self.login.user())),
+            Ok(Err(status)) => Err(match judge(&status, self.login.user()) {
+                Verdict::Elsewhere { maybe_done, reason } if self.tls && reason.contains("connection closed") => {
+                    let hint = "if that goes on: does etcd ask for a certificate (etcd.cert_file) that it can trust?";
+                    Verdict::Elsewhere { maybe_done, reason: format!("{reason} ({hint})") }
+                }
+                verdict => verdict,
+            }),
             Err(_) => {
                 self.members[at].disconnect();
                 Err(Verdict::Elsewhere { maybe_done: true, reason: format!("no answer within {limit_ms} ms") })
@@ -393,19 +433,39 @@ impl Shared {
     }
 
     fn answered(&self, at: usize) {
-        self.endpoints.lock().answered(at);
+        if self.endpoints.lock().answered(at) {
+            self.answers.notify_waiters();
+        }
     }
 
     fn failed(&self, at: usize, reason: &str) {
         let failures = self.endpoints.lock().failed(at, self.clock.boot_ms(), &self.rng);
         let member = &self.members[at];
         member.greeted.store(false, Ordering::Release);
+        *self.last_failure.lock() = format!("{}: {reason}", member.name);
         if failures > 0 {
             self.metrics.endpoint_failures.inc();
         }
         if failures == 1 {
             tracing::warn!(endpoint = member.name, reason, "etcd does not answer; trying again");
         }
+    }
+
+    /// `known` was the newest revision before the question was asked; an answer from before it is one of another history.
+    /// From then on nothing is answered: keys may have vanished, and watches would wait for revisions that have been.
+    fn not_older(&self, known: u64, revision: u64) -> Result<(), MetaError> {
+        if revision < known {
+            tracing::error!(known, revision, "etcd went back to an older state");
+            self.went_back.store(true, Ordering::Release);
+        }
+        if self.went_back.load(Ordering::Acquire) {
+            return Err(MetaError::Environment(format!(
+                "etcd went back to an older state than this broker has seen (revision {known}, now {revision}), as after the \
+                 restoring of a backup: start every broker again"
+            )));
+        }
+        self.newest_revision.fetch_max(revision, Ordering::AcqRel);
+        Ok(())
     }
 
     fn same_cluster(&self, at: usize, cluster_id: u64) -> Result<(), MetaError> {

@@ -141,10 +141,15 @@ impl MetaStore for EtcdMeta {
 
     async fn txn(&self, compares: Vec<Compare>, writes: Vec<Write>) -> Result<TxnOutcome, MetaError> {
         check_limits(&compares, &writes)?;
-        let request = wire::TxnRequest {
-            compare: compares.into_iter().map(compare).collect(),
-            success: writes.iter().map(write).collect(),
-        };
+        let mut success: Vec<wire::RequestOp> = writes.iter().map(write).collect();
+        if success.is_empty() {
+            // A transaction without any operation is answered by a member from its own, perhaps old, copy; one that reads is
+            // not.
+            let key = compares.first().map_or_else(|| first_key(""), |compare| bytes(&compare.key));
+            let read = wire::Request::Range(wire::RangeRequest { key, limit: 1, ..Default::default() });
+            success.push(wire::RequestOp { request: Some(read) });
+        }
+        let request = wire::TxnRequest { compare: compares.into_iter().map(compare).collect(), success };
         match self.client.call("transaction", request, Repeat::IfNotDone).await {
             Ok(answer) if answer.succeeded => {
                 let revision = answer.header.map_or(0, |header| header.revision as u64);

@@ -87,7 +87,9 @@ impl Follower {
     }
 
     async fn run(mut self, mut stream: Stream) {
+        let mut fruitless: u32 = 0;
         loop {
+            let (begun_ms, from) = (self.client.now_ms(), self.assembler.next_revision());
             match self.follow(&mut stream).await {
                 End::Closed => return,
                 End::Resync => {
@@ -100,6 +102,12 @@ impl Follower {
                     let (endpoint, next_revision) = (self.client.endpoint(stream.at), self.assembler.next_revision());
                     tracing::debug!(endpoint, next_revision, reason, "a watch broke; beginning again");
                     drop(stream);
+                    let lived_ms = self.client.now_ms().saturating_sub(begun_ms);
+                    let useful = self.assembler.next_revision() > from || lived_ms >= QUIET_MS;
+                    fruitless = if useful { 0 } else { fruitless.saturating_add(1) };
+                    if fruitless > 1 && !self.pause(fruitless - 1).await {
+                        return;
+                    }
                     let Some(again) = self.begin_again().await else { return };
                     stream = again;
                 }
@@ -124,13 +132,19 @@ impl Follower {
                     if failures.is_power_of_two() {
                         tracing::warn!(%error, failures, "a watch of etcd cannot go on; trying again");
                     }
-                    let pause = tokio::time::sleep(self.client.pause(failures));
-                    tokio::select! {
-                        () = pause => {}
-                        () = closed.closed() => return None,
+                    if !self.pause(failures).await {
+                        return None;
                     }
                 }
             }
+        }
+    }
+
+    /// Pauses after so many failures in a row; whether somebody still listens.
+    async fn pause(&self, failures: u32) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(self.client.pause(failures)) => true,
+            () = self.events.closed() => false,
         }
     }
 

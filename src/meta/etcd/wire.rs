@@ -17,6 +17,8 @@ pub trait Method: prost::Message + Clone + Default + Send + Sync + 'static {
     type Answer: Answer;
     /// Its path.
     const PATH: &'static str;
+    /// Whether the revision in the answer's header is never older than that of an answer before.
+    const LINEARIZABLE: bool;
 
     /// The path as HTTP wants it.
     fn path() -> PathAndQuery {
@@ -31,11 +33,12 @@ pub trait Answer: prost::Message + Default + Send + Sync + 'static {
 }
 
 macro_rules! methods {
-    ($($request:ident => $answer:ident: $path:literal;)*) => {
+    ($($request:ident => $answer:ident: $path:literal, $linearizable:literal;)*) => {
         $(
             impl Method for $request {
                 type Answer = $answer;
                 const PATH: &'static str = $path;
+                const LINEARIZABLE: bool = $linearizable;
             }
             impl Answer for $answer {
                 fn header(&self) -> Option<&ResponseHeader> {
@@ -47,15 +50,15 @@ macro_rules! methods {
 }
 
 methods! {
-    RangeRequest => RangeResponse: "/etcdserverpb.KV/Range";
-    TxnRequest => TxnResponse: "/etcdserverpb.KV/Txn";
-    WatchRequest => WatchResponse: "/etcdserverpb.Watch/Watch";
-    LeaseGrantRequest => LeaseGrantResponse: "/etcdserverpb.Lease/LeaseGrant";
-    LeaseRevokeRequest => LeaseRevokeResponse: "/etcdserverpb.Lease/LeaseRevoke";
-    LeaseKeepAliveRequest => LeaseKeepAliveResponse: "/etcdserverpb.Lease/LeaseKeepAlive";
-    LeaseTimeToLiveRequest => LeaseTimeToLiveResponse: "/etcdserverpb.Lease/LeaseTimeToLive";
-    AuthenticateRequest => AuthenticateResponse: "/etcdserverpb.Auth/Authenticate";
-    StatusRequest => StatusResponse: "/etcdserverpb.Maintenance/Status";
+    RangeRequest => RangeResponse: "/etcdserverpb.KV/Range", true;
+    TxnRequest => TxnResponse: "/etcdserverpb.KV/Txn", true;
+    WatchRequest => WatchResponse: "/etcdserverpb.Watch/Watch", false;
+    LeaseGrantRequest => LeaseGrantResponse: "/etcdserverpb.Lease/LeaseGrant", false;
+    LeaseRevokeRequest => LeaseRevokeResponse: "/etcdserverpb.Lease/LeaseRevoke", false;
+    LeaseKeepAliveRequest => LeaseKeepAliveResponse: "/etcdserverpb.Lease/LeaseKeepAlive", false;
+    LeaseTimeToLiveRequest => LeaseTimeToLiveResponse: "/etcdserverpb.Lease/LeaseTimeToLive", false;
+    AuthenticateRequest => AuthenticateResponse: "/etcdserverpb.Auth/Authenticate", false;
+    StatusRequest => StatusResponse: "/etcdserverpb.Maintenance/Status", false;
 }
 
 /// What every answer begins with.
@@ -145,17 +148,20 @@ pub struct DeleteRangeRequest {
     pub key: Bytes,
 }
 
-/// One write of a transaction.
+/// One operation of a transaction.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RequestOp {
     /// Which.
-    #[prost(oneof = "Request", tags = "2, 3")]
+    #[prost(oneof = "Request", tags = "1, 2, 3")]
     pub request: Option<Request>,
 }
 
-/// The kinds of writes.
+/// The kinds of operations.
 #[derive(Clone, PartialEq, ::prost::Oneof)]
 pub enum Request {
+    /// A read.
+    #[prost(message, tag = "1")]
+    Range(RangeRequest),
     /// A put.
     #[prost(message, tag = "2")]
     Put(PutRequest),
