@@ -5,7 +5,7 @@ PROFILE ?= quick
 ARGS ?=
 CYCLES ?= 200
 
-.PHONY: help run build check test crash crash_s3 debian scale bench fuzz fmt
+.PHONY: help run build check test crash crash_s3 debian scale bench deny fuzz fmt
 
 help:
 	@echo 'make run     build (profile $(PROFILE)) and start a broker on ./esker-data; ARGS="--kafka-listen 127.0.0.1:9192" adds flags'
@@ -17,6 +17,7 @@ help:
 	@echo 'make scale   1 000 topics x 10 partitions: restart, idle CPU, memory; 100 consumers of one partition'
 	@echo 'make compose-test  docker-compose.yml for real, with images made from Debian packages (root; installs an engine)'
 	@echo 'make bench   measure against Apache Kafka, write docs/benchmarks.md'
+	@echo 'make deny    licences, sources and advisories of the dependencies (ARGS="bans licenses sources" works without a network)'
 	@echo 'make fuzz    fuzz every decoder for FUZZ_SECONDS (default 60) each'
 	@echo 'make fmt     format the sources'
 
@@ -41,6 +42,7 @@ crash:
 	ESKER_KILL_CYCLES=$(CYCLES) $(CARGO) test --locked --features failpoints --test crash -- --nocapture --test-threads=1
 
 scale: build
+	@tests/clients/python/run.sh install
 	@ESKER_BIN=target/$(PROFILE)/esker tests/scenarios/scale.py
 
 debian: build
@@ -52,6 +54,10 @@ compose-test: build
 bench:
 	$(CARGO) build --locked --release --bin esker
 	@benches/kafka/bench.py $(ARGS)
+
+deny:
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check $(ARGS)
 
 fuzz:
 	@fuzz/run.sh

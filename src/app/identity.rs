@@ -1,7 +1,9 @@
 //! Which cluster this is, and that the metadata, the object store and the data directory agree on it.
 //!
 //! Order of writes: the cluster's record in the metadata store, then the object `cluster`, then `VERSION` of the data
-//! directory. Each is made once, by whoever comes first; a crash between two of them is mended by the next start.
+//! directory, then the first session. Each is made once, by whoever comes first; a crash between two of them is mended by the
+//! next start. So an object store without its object is refused once a directory or a session is there: it is not the one
+//! that holds the data.
 
 use std::sync::Arc;
 
@@ -11,13 +13,14 @@ use bytes::Bytes;
 use super::data_dir::DataDir;
 use crate::base::{Clock, Rng};
 use crate::cluster::KeySpace;
-use crate::cluster::identity::{Place, check_cluster_id, settle_cluster_id};
+use crate::cluster::identity::{Place, check_cluster_id, has_sessions, settle_cluster_id};
 use crate::format::identity::{Identity, MAX_BYTES};
 use crate::format::keys::CLUSTER;
 use crate::meta::MetaStore;
 use crate::objstore::{Created, ObjectStore, Payload, StoreError};
 
-/// The id of the cluster that all of them belong to (a store in memory leaves the data directory out); places that were empty are marked as its own.
+/// The id of the cluster that all of them belong to (a store in memory leaves the data directory out, and is empty at
+/// every start); places that were empty are marked as its own.
 pub async fn settle(
     meta: &Arc<dyn MetaStore>,
     keys: &KeySpace,
@@ -37,6 +40,14 @@ pub async fn settle(
     let places: Vec<Place> = std::iter::once(bucket).chain(directory).collect();
     let cluster_id = settle_cluster_id(meta, keys, &places, clock, rng).await?;
     if unmarked {
+        if let Some(data_dir) = data_dir
+            && (data_dir.cluster_id().is_some() || has_sessions(meta, keys).await?)
+        {
+            anyhow::bail!(
+                "{name} holds nothing of cluster {cluster_id}, which has its data in another one: give that one \
+                 (--object-store), or another --data-dir for a new cluster"
+            );
+        }
         mark(store, name, &cluster_id).await?;
     }
     Ok(cluster_id)

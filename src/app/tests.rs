@@ -11,7 +11,7 @@ use super::listen::{ListenError, reserve};
 use super::options::id_wish;
 use super::takeover::newest_state;
 use crate::base::{Clock, Rng, SessionId, TopicPartition};
-use crate::cluster::KeySpace;
+use crate::cluster::{self, KeySpace, Sessions};
 use crate::config::{BrokerSettings, Settings};
 use crate::format::FormatError;
 use crate::format::identity::Identity;
@@ -241,6 +241,18 @@ async fn a_store_belongs_to_the_cluster_that_came_first() {
     let settled = identity::settle(&metas[1], &keys, &empty, "memory://", Some(&a_dir), &clock, &rng).await;
     let refused = settled.unwrap_err().to_string();
     assert!(refused.contains("the data directory") && refused.contains(&a), "{refused}");
+    // The cluster's data is in `store`; another one that is empty is not taken for it.
+    let settled = identity::settle(&metas[0], &keys, &empty, "s3://typo", Some(&a_dir), &clock, &rng).await;
+    let refused = settled.unwrap_err().to_string();
+    assert!(refused.contains("s3://typo holds nothing of cluster") && refused.contains("--object-store"), "{refused}");
+    let new_dir = DataDir::open(&temp.path().join("new"), Some(2)).unwrap();
+    identity::settle(&metas[0], &keys, &store, "memory://", Some(&new_dir), &clock, &rng).await.unwrap();
+    let sessions = Sessions { store: metas[0].clone(), keys: keys.clone(), clock: clock.clone() };
+    let broker = cluster::Identity { broker_id: 1, directory_id: Uuid::nil(), host: "here".to_owned(), pid: 1 };
+    let _registration = sessions.register(&broker, 60_000).await.unwrap();
+    let settled = identity::settle(&metas[0], &keys, &empty, "s3://typo", Some(&new_dir), &clock, &rng).await;
+    assert!(settled.unwrap_err().to_string().contains("holds nothing of cluster"));
+    identity::settle(&metas[0], &keys, &empty, "memory://", None, &clock, &rng).await.unwrap();
     store.put("cluster", Payload::from(bytes::Bytes::from_static(b"something else"))).await.unwrap();
     assert!(identity::settle(&metas[0], &keys, &store, "memory://", Some(&a_dir), &clock, &rng).await.is_err());
 }

@@ -55,6 +55,11 @@ pub async fn settle_cluster_id(
     }
 }
 
+/// Whether a session of this cluster is on record, which is only after all its places were marked as its own.
+pub async fn has_sessions(store: &Arc<dyn MetaStore>, keys: &KeySpace) -> Result<bool, ClusterError> {
+    Ok(!store.range(&keys.sessions()).await?.entries.is_empty())
+}
+
 /// Whether `place` belongs to the cluster that the metadata store knows; an empty place does.
 pub fn check_cluster_id(place: &Place, known: &str) -> Result<(), ClusterError> {
     match &place.cluster_id {

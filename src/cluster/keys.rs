@@ -112,6 +112,11 @@ impl KeySpace {
         format!("{}{ASSIGNMENTS}", self.root)
     }
 
+    /// Start of the keys of all sessions.
+    pub fn sessions(&self) -> String {
+        format!("{}{SESSIONS}", self.root)
+    }
+
     /// Start of the keys of one broker id's sessions.
     pub fn sessions_of(&self, broker_id: i32) -> String {
         format!("{}{SESSIONS}{broker_id}-", self.root)

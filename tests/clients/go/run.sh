@@ -15,6 +15,7 @@ case $1 in
         ;;
     version) go list -m -f '{{.Path}} {{.Version}}' github.com/twmb/franz-go ;;
     test)
+        [ -x "$program" ] || "$clients_dir/go/run.sh" install
         export ESKER_BROKER_SCRIPT="$clients_dir/broker.py"
         exec "$program" -test.v -test.timeout 9m "${@:2}"
         ;;

@@ -25,6 +25,7 @@ case $1 in
         ;;
     version) basename "$home"/lib/kafka-clients-*.jar .jar ;;
     test)
+        [ -d "$classes" ] || "$here/run.sh" install
         export ESKER_BROKER_SCRIPT="$clients_dir/broker.py"
         select=(--scan-classpath "$classes")
         [ $# -eq 1 ] || { select=(); for name in "${@:2}"; do case $name in *'#'*) select+=(-m "$name") ;; *) select+=(-c "$name") ;; esac; done; }
