@@ -42,6 +42,8 @@ pub async fn settle(
     if unmarked {
         if let Some(data_dir) = data_dir
             && (data_dir.cluster_id().is_some() || has_sessions(meta, keys).await?)
+            // Another broker of the cluster may have marked it and begun a moment ago.
+            && read(store, &name).await?.is_none()
         {
             anyhow::bail!(
                 "{name} holds nothing of cluster {cluster_id}, which has its data in another one: give that one \
