@@ -4,8 +4,10 @@ CARGO ?= cargo
 PROFILE ?= quick
 ARGS ?=
 CYCLES ?= 200
+SEEDS ?= 100
+SEED ?=
 
-.PHONY: help run build check test crash crash_s3 debian scale bench deny fuzz fmt
+.PHONY: help run build check test crash crash_s3 sim debian scale bench deny fuzz fmt
 
 help:
 	@echo 'make run     build (profile $(PROFILE)) and start a broker on ./esker-data; ARGS="--kafka-listen 127.0.0.1:9192" adds flags'
@@ -13,6 +15,7 @@ help:
 	@echo 'make check   the inner loop: compile, tidy, unit tests'
 	@echo 'make crash   kill -9 at every named point and CYCLES (200) times at random under load'
 	@echo 'make crash_s3  the random kills, on an S3 server'
+	@echo 'make sim     simulated brokers under simulated trouble: SEEDS=1000 fresh runs, or SEED=7 to repeat one'
 	@echo 'make debian  the Debian package index through kcat, kill -9 half-way in both directions (CODECS="gzip zstd" picks some)'
 	@echo 'make scale   1 000 topics x 10 partitions: restart, idle CPU, memory; 100 consumers of one partition'
 	@echo 'make compose-test  docker-compose.yml for real, with images made from Debian packages (root; installs an engine)'
@@ -40,6 +43,9 @@ crash_s3:
 
 crash:
 	ESKER_KILL_CYCLES=$(CYCLES) $(CARGO) test --locked --features failpoints --test crash -- --nocapture --test-threads=1
+
+sim:
+	ESKER_SIM_SEEDS=$(SEEDS) ESKER_SIM_SEED=$(SEED) $(CARGO) test --locked --test sim fresh_seeds -- --nocapture
 
 scale: build
 	@tests/clients/python/run.sh install

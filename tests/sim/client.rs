@@ -1,0 +1,308 @@
+//! A Kafka client over simulated connections: finds leaders, asks, gives up in time. It repeats nothing by itself.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use esker::protocol::batch::{BatchHeader, Record, records};
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreateTopicsRequest};
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchRequest, FetchTopic};
+use kafka_protocol::messages::metadata_request::{MetadataRequest, MetadataRequestTopic};
+use kafka_protocol::messages::produce_request::{PartitionProduceData, ProduceRequest, TopicProduceData};
+use kafka_protocol::messages::{
+    ApiKey, BrokerId, DeleteTopicsRequest, FindCoordinatorRequest, InitProducerIdRequest, RequestHeader,
+    ResponseHeader, TopicName,
+};
+use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::net::{Net, Stream};
+use crate::run::Mutant;
+use crate::world::World;
+
+/// A reply that does not come for this long does not come.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
+const PRODUCE_VERSION: i16 = 9;
+
+/// A request without a usable answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// No answer: whether it was carried out is not known.
+    NoAnswer(String),
+    /// Kafka's error code.
+    Code(i16),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::NoAnswer(error.kind().to_string())
+    }
+}
+
+pub fn topic_name(name: &str) -> TopicName {
+    TopicName(text(name))
+}
+
+pub fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+fn check(code: i16) -> Result<(), Failure> {
+    if code == 0 { Ok(()) } else { Err(Failure::Code(code)) }
+}
+
+/// What a fetch of one partition brought.
+#[derive(Debug)]
+pub struct Fetched {
+    pub high_watermark: i64,
+    pub log_start: i64,
+    pub records: Vec<Record>,
+}
+
+struct Connection {
+    stream: Stream,
+    correlation: i32,
+}
+
+impl Connection {
+    async fn send<R: Request>(&mut self, version: i16, request: &R) -> io::Result<()> {
+        self.correlation += 1;
+        let header = RequestHeader::default()
+            .with_request_api_key(R::KEY)
+            .with_request_api_version(version)
+            .with_correlation_id(self.correlation)
+            .with_client_id(Some(StrBytes::from_static_str("sim")));
+        let api = ApiKey::try_from(R::KEY).expect("a request has an API");
+        let mut frame = BytesMut::new();
+        frame.put_i32(0);
+        header.encode(&mut frame, api.request_header_version(version)).expect("a header encodes");
+        request.encode(&mut frame, version).expect("a request encodes");
+        let length = frame.len() as i32 - 4;
+        frame[..4].copy_from_slice(&length.to_be_bytes());
+        self.stream.write_all(&frame).await
+    }
+
+    async fn receive<R: Request>(&mut self, version: i16) -> io::Result<R::Response> {
+        let length = self.stream.read_u32().await?;
+        let mut frame = vec![0; length as usize];
+        self.stream.read_exact(&mut frame).await?;
+        let mut frame = Bytes::from(frame);
+        let api = ApiKey::try_from(R::KEY).expect("a request has an API");
+        ResponseHeader::decode(&mut frame, api.response_header_version(version)).expect("the reply's header decodes");
+        Ok(R::Response::decode(&mut frame, version).expect("the reply decodes"))
+    }
+}
+
+/// See the module.
+pub struct Client {
+    world: World,
+    net: Net,
+    brokers: Vec<i32>,
+    mutant: Mutant,
+    connections: BTreeMap<i32, Connection>,
+    leaders: BTreeMap<(String, i32), i32>,
+}
+
+impl Client {
+    pub fn new(world: &World, net: &Net, brokers: &[i32], mutant: Mutant) -> Self {
+        Self {
+            world: world.clone(),
+            net: net.clone(),
+            brokers: brokers.to_vec(),
+            mutant,
+            connections: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+        }
+    }
+
+    /// Any of the brokers.
+    pub fn any_broker(&self) -> i32 {
+        self.brokers[self.world.rng().below(self.brokers.len() as u64) as usize]
+    }
+
+    async fn connection(&mut self, broker: i32) -> Result<&mut Connection, Failure> {
+        if !self.connections.contains_key(&broker) {
+            let stream = self.net.connect(&self.world, broker).await?;
+            self.connections.insert(broker, Connection { stream, correlation: 0 });
+        }
+        self.connections.get_mut(&broker).ok_or(Failure::NoAnswer("gone".to_owned()))
+    }
+
+    /// Asks one broker; without an answer the connection is given up.
+    pub async fn call<R: Request>(&mut self, broker: i32, version: i16, request: &R) -> Result<R::Response, Failure> {
+        let asked = async {
+            let connection = self.connection(broker).await?;
+            connection.send(version, request).await?;
+            Ok::<_, Failure>(connection.receive::<R>(version).await?)
+        };
+        let answer = tokio::time::timeout(REPLY_TIMEOUT, asked).await;
+        let answer = answer.unwrap_or_else(|_| Err(Failure::NoAnswer("timed out".to_owned())));
+        if answer.is_err() {
+            self.connections.remove(&broker);
+        }
+        answer
+    }
+
+    /// Forgets who leads the partition.
+    pub fn forget(&mut self, topic: &str, partition: i32) {
+        self.leaders.remove(&(topic.to_owned(), partition));
+    }
+
+    /// Who leads a partition.
+    pub async fn leader(&mut self, topic: &str, partition: i32) -> Result<i32, Failure> {
+        if let Some(leader) = self.leaders.get(&(topic.to_owned(), partition)) {
+            return Ok(*leader);
+        }
+        let wanted = MetadataRequestTopic::default().with_name(Some(topic_name(topic)));
+        let request = MetadataRequest::default().with_topics(Some(vec![wanted])).with_allow_auto_topic_creation(false);
+        let broker = self.any_broker();
+        let reply = self.call(broker, 9, &request).await?;
+        let found = reply.topics.first().ok_or(Failure::Code(3))?;
+        check(found.error_code)?;
+        for known in &found.partitions {
+            if known.error_code == 0 && known.leader_id.0 >= 0 {
+                self.leaders.insert((topic.to_owned(), known.partition_index), known.leader_id.0);
+            }
+        }
+        self.leaders.get(&(topic.to_owned(), partition)).copied().ok_or(Failure::Code(5))
+    }
+
+    pub async fn create_topic(&mut self, name: &str, partitions: i32) -> Result<(), Failure> {
+        let topic = CreatableTopic::default()
+            .with_name(topic_name(name))
+            .with_num_partitions(partitions)
+            .with_replication_factor(1);
+        let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(5_000);
+        let broker = self.any_broker();
+        check(self.call(broker, 5, &request).await?.topics[0].error_code)
+    }
+
+    pub async fn delete_topic(&mut self, name: &str) -> Result<(), Failure> {
+        let request = DeleteTopicsRequest::default().with_topic_names(vec![topic_name(name)]).with_timeout_ms(5_000);
+        let broker = self.any_broker();
+        check(self.call(broker, 5, &request).await?.responses[0].error_code)
+    }
+
+    /// A new producer's id and epoch.
+    pub async fn init_producer(&mut self) -> Result<(i64, i16), Failure> {
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(None)
+            .with_transaction_timeout_ms(60_000)
+            .with_producer_id((-1).into())
+            .with_producer_epoch(-1);
+        let broker = self.any_broker();
+        let reply = self.call(broker, 4, &request).await?;
+        check(reply.error_code)?;
+        Ok((reply.producer_id.0, reply.producer_epoch))
+    }
+
+    /// Sends batches one after the other without waiting, then collects the answers: base offsets.
+    pub async fn produce(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        acks: i16,
+        batches: &[Bytes],
+    ) -> Vec<Result<i64, Failure>> {
+        let leader = match self.leader(topic, partition).await {
+            Ok(leader) => leader,
+            Err(failure) => return vec![Err(failure); batches.len()],
+        };
+        let mut answers = Vec::new();
+        let asked = async {
+            let connection = self.connection(leader).await?;
+            for batch in batches {
+                let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch.clone()));
+                let data = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data]);
+                let request =
+                    ProduceRequest::default().with_acks(acks).with_timeout_ms(6_000).with_topic_data(vec![data]);
+                connection.send(PRODUCE_VERSION, &request).await?;
+            }
+            if acks == 0 {
+                return Ok(());
+            }
+            for _ in batches {
+                let reply = connection.receive::<ProduceRequest>(PRODUCE_VERSION).await?;
+                let answer = &reply.responses[0].partition_responses[0];
+                answers.push(check(answer.error_code).map(|()| answer.base_offset));
+            }
+            Ok::<(), Failure>(())
+        };
+        let done = tokio::time::timeout(REPLY_TIMEOUT, asked).await;
+        let failure = match done {
+            Ok(Ok(())) if answers.iter().all(Result::is_ok) => None,
+            Ok(Ok(())) => Some(Failure::NoAnswer("never used".to_owned())),
+            Ok(Err(failure)) => Some(failure),
+            Err(_) => Some(Failure::NoAnswer("timed out".to_owned())),
+        };
+        if let Some(failure) = failure {
+            if answers.len() < batches.len() {
+                self.connections.remove(&leader);
+            }
+            self.forget(topic, partition);
+            answers.resize(batches.len(), Err(failure));
+        } else if acks == 0 {
+            answers.resize(batches.len(), Ok(-1));
+        }
+        answers
+    }
+
+    /// Records from `offset` on; an empty answer comes after at most `wait_ms`.
+    pub async fn fetch(&mut self, topic: &str, partition: i32, offset: i64, wait_ms: i32) -> Result<Fetched, Failure> {
+        let leader = self.leader(topic, partition).await?;
+        let wanted = FetchPartition::default()
+            .with_partition(partition)
+            .with_fetch_offset(offset)
+            .with_current_leader_epoch(-1)
+            .with_log_start_offset(-1)
+            .with_partition_max_bytes(8_000);
+        let wanted = FetchTopic::default().with_topic(topic_name(topic)).with_partitions(vec![wanted]);
+        let request = FetchRequest::default()
+            .with_replica_id(BrokerId(-1))
+            .with_max_wait_ms(wait_ms)
+            .with_min_bytes(1)
+            .with_max_bytes(1 << 20)
+            .with_session_epoch(-1)
+            .with_topics(vec![wanted]);
+        let reply = self.call(leader, 12, &request).await;
+        if reply.is_err() {
+            self.forget(topic, partition);
+        }
+        let reply = reply?;
+        check(reply.error_code)?;
+        let answer = &reply.responses[0].partitions[0];
+        if answer.error_code != 0 {
+            self.forget(topic, partition);
+            return Err(Failure::Code(answer.error_code));
+        }
+        let (high_watermark, log_start) = (answer.high_watermark, answer.log_start_offset);
+        let mut found = Vec::new();
+        let mut rest = answer.records.clone().unwrap_or_default();
+        // The last batch may be cut off by the size limit.
+        while let Some(length) = BatchHeader::decode(&rest).map(|header| header.total_bytes())
+            && length <= rest.len()
+        {
+            let batch = rest.split_to(length);
+            if self.mutant == Mutant::Skip && self.world.happens(0.01) {
+                continue;
+            }
+            for record in records(&batch).expect("a batch that was served is well-formed") {
+                let record = record.expect("a record that was served is well-formed");
+                if record.offset >= offset {
+                    found.push(record);
+                }
+            }
+        }
+        Ok(Fetched { high_watermark, log_start, records: found })
+    }
+
+    /// Who coordinates a group.
+    pub async fn coordinator(&mut self, group: &str) -> Result<i32, Failure> {
+        let request = FindCoordinatorRequest::default().with_key(text(group));
+        let broker = self.any_broker();
+        let reply = self.call(broker, 2, &request).await?;
+        check(reply.error_code)?;
+        Ok(reply.node_id.0)
+    }
+}

@@ -1,0 +1,138 @@
+//! The simulator: real brokers over a simulated world, in one thread. One seed is one run.
+//!
+//! `make sim SEEDS=1000` runs fresh seeds; `make sim SEED=7` repeats one and prints its history.
+
+mod alone;
+mod client;
+mod disk;
+mod history;
+mod meta;
+mod net;
+mod node;
+mod run;
+mod store;
+mod trouble;
+mod workload;
+mod world;
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use alone::run_alone;
+use parking_lot::Mutex;
+use run::{Mutant, Plan};
+
+/// Seeds that are always run.
+const FIXED: std::ops::Range<u64> = 1..9;
+/// Fresh ones, unless `ESKER_SIM_SEEDS` says how many.
+const FRESH: u64 = 8;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn check(plan: Plan) -> Result<usize, String> {
+    let outcome = run_alone(plan);
+    if outcome.violations.is_empty() {
+        return Ok(outcome.acknowledged);
+    }
+    let Plan { seed, brokers, .. } = plan;
+    let told = outcome.violations.join("\n  ");
+    Err(format!("seed {seed} with {brokers} brokers; repeat with: make sim SEED={seed}\n  {told}"))
+}
+
+/// Runs them on all cores; tells each that fails.
+fn all(seeds: std::ops::Range<u64>) {
+    let next = AtomicU64::new(seeds.start);
+    let (failed, acknowledged) = (Mutex::new(Vec::new()), AtomicUsize::new(0));
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::SeqCst);
+            if seed >= seeds.end {
+                return;
+            }
+            match check(Plan::new(seed)) {
+                Ok(batches) => {
+                    acknowledged.fetch_add(batches, Ordering::SeqCst);
+                }
+                Err(told) => {
+                    println!("{told}");
+                    failed.lock().push(seed);
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, Into::into) {
+            scope.spawn(work);
+        }
+    });
+    println!("{} runs, {} acknowledged batches", seeds.end - seeds.start, acknowledged.into_inner());
+    let mut failed = failed.into_inner();
+    failed.sort_unstable();
+    assert!(failed.is_empty(), "seeds {failed:?} failed");
+}
+
+#[test]
+fn fixed_seeds() {
+    if number("ESKER_SIM_SEED").is_none() && number("ESKER_SIM_SEEDS").is_none() {
+        all(FIXED);
+    }
+}
+
+#[test]
+fn fresh_seeds() {
+    if let Some(seed) = number("ESKER_SIM_SEED") {
+        let outcome = run_alone(Plan::new(seed));
+        println!("{}", outcome.history);
+        assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
+        return;
+    }
+    let first = u64::from(std::process::id()) << 20;
+    let count = number("ESKER_SIM_SEEDS").unwrap_or(FRESH);
+    println!("fresh seeds {first} to {}", first + count - 1);
+    all(first..first + count);
+}
+
+#[test]
+fn one_seed_is_one_history() {
+    let (first, second) = (run_alone(Plan::new(42)), run_alone(Plan::new(42)));
+    assert!(first.acknowledged > 0);
+    for (number, (one, other)) in first.history.lines().zip(second.history.lines()).enumerate() {
+        assert_eq!(one, other, "line {number}");
+    }
+    assert_eq!(first.history.len(), second.history.len());
+    assert_ne!(first.history, run_alone(Plan::new(43)).history);
+}
+
+#[test]
+fn without_trouble_all_is_well() {
+    let outcome = run_alone(Plan { calm: true, ..Plan::new(1) });
+    assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
+    assert!(outcome.acknowledged > 100, "{}", outcome.acknowledged);
+}
+
+/// A run that only got stuck proves nothing: what is told must begin with one of `kinds`.
+fn is_found_out(mutant: Mutant, kinds: &[&str]) {
+    let lies = |seed: &u64| {
+        let outcome = run_alone(Plan { mutant, ..Plan::new(*seed) });
+        outcome.violations.iter().any(|told| kinds.iter().any(|kind| told.starts_with(kind)))
+    };
+    let found = (1..20).find(lies);
+    println!("{mutant:?} is found out with seed {found:?}");
+    assert!(found.is_some(), "{mutant:?} is not found out");
+}
+
+#[test]
+fn an_acknowledgement_before_the_commit_is_found_out() {
+    is_found_out(Mutant::EarlyYes, &["lost write"]);
+}
+
+#[test]
+fn a_batch_that_is_written_twice_is_found_out() {
+    is_found_out(Mutant::Twice, &["duplicate"]);
+}
+
+#[test]
+fn a_batch_that_a_reader_misses_is_found_out() {
+    is_found_out(Mutant::Skip, &["told at once: reader"]);
+}

@@ -1,0 +1,221 @@
+//! Connections between clients and brokers: ordered bytes that take their time, get stuck in a partition, or break.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use esker::frontend::kafka::{Front, serve_halves};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{Place, World};
+
+/// How often a stuck connection tries again, in microseconds.
+const STUCK_US: u64 = 20_000;
+
+/// One direction of a connection.
+#[derive(Default)]
+struct Pipe {
+    /// On their way: when they arrive at the earliest; no bytes mean the end.
+    sent: VecDeque<(u64, Bytes)>,
+    arrived: VecDeque<Bytes>,
+    ended: bool,
+    broken: bool,
+    reader: Option<Waker>,
+}
+
+/// One end of a connection.
+pub struct Stream {
+    world: World,
+    ways: (Place, Place),
+    inbox: Arc<Mutex<Pipe>>,
+    outbox: Arc<Mutex<Pipe>>,
+}
+
+/// Both ends of a new connection.
+fn connection(world: &World, from: Place, to: Place) -> (Stream, Stream) {
+    let (there, back) = (Arc::new(Mutex::new(Pipe::default())), Arc::new(Mutex::new(Pipe::default())));
+    let near = Stream { world: world.clone(), ways: (from, to), inbox: back.clone(), outbox: there.clone() };
+    let far = Stream { world: world.clone(), ways: (to, from), inbox: there, outbox: back };
+    (near, far)
+}
+
+fn latency_us(world: &World) -> u64 {
+    world.between(200, 2_000)
+}
+
+/// Moves what has arrived into the reader's hands, or tries again later while the way is cut.
+fn pump(world: &World, ways: (Place, Place), pipe: &Arc<Mutex<Pipe>>) {
+    let mut inner = pipe.lock();
+    if !world.reaches(ways.0, ways.1) {
+        let (again, held) = (world.clone(), pipe.clone());
+        world.after(STUCK_US, move || pump(&again, ways, &held));
+        return;
+    }
+    let now_us = world.now_us();
+    while inner.sent.front().is_some_and(|(due_us, _)| *due_us <= now_us) {
+        let Some((_, bytes)) = inner.sent.pop_front() else { break };
+        if bytes.is_empty() {
+            inner.ended = true;
+        } else {
+            inner.arrived.push_back(bytes);
+        }
+    }
+    let reader = inner.reader.take();
+    drop(inner);
+    if let Some(reader) = reader {
+        reader.wake();
+    }
+}
+
+impl Stream {
+    fn send(&self, bytes: Bytes) {
+        let due_us = {
+            let mut pipe = self.outbox.lock();
+            let after_us = pipe.sent.back().map_or(0, |(due_us, _)| *due_us);
+            let due_us = (self.world.now_us() + latency_us(&self.world)).max(after_us);
+            pipe.sent.push_back((due_us, bytes));
+            due_us
+        };
+        let (world, ways, pipe) = (self.world.clone(), self.ways, self.outbox.clone());
+        self.world.at(due_us, move || pump(&world, ways, &pipe));
+    }
+
+    /// Breaks the connection for both sides at once.
+    fn breaker(&self) -> Breaker {
+        let pipes = [self.inbox.clone(), self.outbox.clone()];
+        Box::new(move || {
+            for pipe in pipes {
+                let reader = {
+                    let mut pipe = pipe.lock();
+                    pipe.broken = true;
+                    pipe.reader.take()
+                };
+                if let Some(reader) = reader {
+                    reader.wake();
+                }
+            }
+        })
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.send(Bytes::new());
+    }
+}
+
+fn broken() -> io::Error {
+    io::ErrorKind::ConnectionReset.into()
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut pipe = self.inbox.lock();
+        if pipe.broken {
+            return Poll::Ready(Err(broken()));
+        }
+        if let Some(mut bytes) = pipe.arrived.pop_front() {
+            let now = bytes.split_to(bytes.len().min(into.remaining()));
+            into.put_slice(&now);
+            if !bytes.is_empty() {
+                pipe.arrived.push_front(bytes);
+            }
+            return Poll::Ready(Ok(()));
+        }
+        if pipe.ended {
+            return Poll::Ready(Ok(()));
+        }
+        pipe.reader = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.outbox.lock().broken {
+            return Poll::Ready(Err(broken()));
+        }
+        if !bytes.is_empty() {
+            self.send(Bytes::copy_from_slice(bytes));
+        }
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Where a broker takes connections.
+struct Listener {
+    runtime: tokio::runtime::Handle,
+    front: Arc<Front>,
+}
+
+/// Who listens. Clones share it.
+#[derive(Clone, Default)]
+pub struct Net {
+    listeners: Arc<Mutex<BTreeMap<i32, Listener>>>,
+    breakers: Arc<Mutex<Vec<Breaker>>>,
+}
+
+type Breaker = Box<dyn FnOnce() + Send>;
+
+impl Net {
+    pub fn listen(&self, broker: i32, runtime: tokio::runtime::Handle, front: Arc<Front>) {
+        self.listeners.lock().insert(broker, Listener { runtime, front });
+    }
+
+    pub fn close(&self, broker: i32) {
+        self.listeners.lock().remove(&broker);
+    }
+
+    /// Connects a client to a broker; refused while it does not listen, no answer while it cannot be reached.
+    pub async fn connect(&self, world: &World, broker: i32) -> io::Result<Stream> {
+        let place = Place::Broker(broker);
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let (net, far_world) = (self.clone(), world.clone());
+        world.after(latency_us(world), move || {
+            if !far_world.reaches(Place::Clients, place) {
+                // No answer: the client gives up after its own time.
+                far_world.after(60_000_000, move || drop(answer));
+                return;
+            }
+            let listeners = net.listeners.lock();
+            let Some(listener) = listeners.get(&broker) else {
+                let _ = answer.send(Err(io::Error::from(io::ErrorKind::ConnectionRefused)));
+                return;
+            };
+            let (near, far) = connection(&far_world, Place::Clients, place);
+            net.breakers.lock().push(near.breaker());
+            let peer = SocketAddr::from(([10, 0, 0, 1], 1024));
+            let serving = serve_halves(listener.front.clone(), tokio::io::split(far), peer, CancellationToken::new());
+            listener.runtime.spawn(serving);
+            let _ = answer.send(Ok(near));
+        });
+        answered.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    }
+
+    /// Breaks about one in `share` of all connections that were ever made and are still open.
+    pub fn break_some(&self, world: &World, share: u64) {
+        let mut kept = Vec::new();
+        for breaker in std::mem::take(&mut *self.breakers.lock()) {
+            if world.rng().below(share) == 0 {
+                breaker();
+            } else {
+                kept.push(breaker);
+            }
+        }
+        *self.breakers.lock() = kept;
+    }
+}

@@ -1,0 +1,174 @@
+//! What goes wrong, and when: a plan drawn from the seed. Everything is well again at the end of it.
+
+use std::time::Duration;
+
+use crate::node::{Machine, Surroundings};
+use crate::store::{FAIR, ROUGH};
+use crate::world::{Place, World};
+
+/// One kind of trouble; most end by themselves.
+#[derive(Debug, Clone, Copy)]
+pub enum Trouble {
+    /// The process is killed and started again so much later; with the power gone, unsynced bytes go too.
+    Kill { broker: usize, power: bool, for_ms: u64 },
+    /// The process does not run for so long and knows nothing of it.
+    Pause { broker: usize, for_ms: u64 },
+    /// Nothing gets through between two places.
+    Cut { broker: usize, from: Place, for_ms: u64 },
+    /// The metadata store cannot be reached by anybody.
+    MetaAway { for_ms: u64 },
+    /// Some answers of the metadata store are lost.
+    MetaForgets { for_ms: u64 },
+    /// Watches begin anew.
+    Compact { broker: usize },
+    /// Many requests to the object store fail, are late, or their answers are lost.
+    Rough { for_ms: u64 },
+    /// The disk takes nothing.
+    DiskFull { broker: usize, for_ms: u64 },
+    /// The disk takes its time.
+    DiskSlow { broker: usize, for_ms: u64 },
+    /// The wall clock jumps.
+    ClockJump { broker: usize, by_ms: i64 },
+    /// Connections of clients break.
+    Break,
+}
+
+/// Trouble at times in microseconds, in order.
+pub fn plan(world: &World, brokers: usize, from_us: u64, to_us: u64) -> Vec<(u64, Trouble)> {
+    let mut plan = Vec::new();
+    let mut at_us = from_us;
+    loop {
+        at_us += world.between(200_000, 4_000_000);
+        if at_us >= to_us {
+            return plan;
+        }
+        plan.push((at_us, one(world, brokers)));
+    }
+}
+
+fn one(world: &World, brokers: usize) -> Trouble {
+    let broker = world.rng().below(brokers as u64) as usize;
+    let for_ms = world.between(100, 6_000);
+    match world.rng().below(20) {
+        0..=3 => Trouble::Kill { broker, power: world.happens(0.4), for_ms: world.between(10, 3_000) },
+        4 | 5 => Trouble::Pause { broker, for_ms: world.between(100, 25_000) },
+        6 | 7 => Trouble::Cut { broker, from: Place::Store, for_ms },
+        8 | 9 => Trouble::Cut { broker, from: Place::Meta, for_ms: for_ms * 3 },
+        10 => Trouble::Cut { broker, from: Place::Clients, for_ms },
+        11 => Trouble::MetaAway { for_ms: for_ms * 3 },
+        12 => Trouble::MetaForgets { for_ms },
+        13 => Trouble::Compact { broker },
+        14..=16 => Trouble::Rough { for_ms },
+        17 => Trouble::DiskFull { broker, for_ms },
+        18 => match world.rng().below(2) {
+            0 => Trouble::DiskSlow { broker, for_ms },
+            _ => Trouble::ClockJump { broker, by_ms: world.between(0, 3_600_000) as i64 - 1_800_000 },
+        },
+        _ => Trouble::Break,
+    }
+}
+
+/// What ends a trouble.
+#[derive(Debug, Clone, Copy)]
+pub enum Relief {
+    Start(usize),
+    GoOn(usize),
+    Mend(usize, Place),
+    MetaBack,
+    MetaRemembers,
+    Fair,
+    DiskFree(usize),
+    DiskQuick(usize),
+}
+
+const QUICK: Duration = Duration::from_micros(200);
+
+/// Brings it about; gives what ends it, and after how many milliseconds.
+pub fn cause(trouble: Trouble, machines: &mut [Machine], around: &Surroundings) -> Option<(u64, Relief)> {
+    let world = &around.world;
+    world.trace("trouble", format_args!("{trouble:?}"));
+    match trouble {
+        Trouble::Kill { broker, power, for_ms } => {
+            machines[broker].kill(power);
+            Some((for_ms, Relief::Start(broker)))
+        }
+        Trouble::Pause { broker, for_ms } => {
+            machines[broker].set_paused(true);
+            Some((for_ms, Relief::GoOn(broker)))
+        }
+        Trouble::Cut { broker, from, for_ms } => {
+            world.set_cut(machines[broker].place(), from, true);
+            Some((for_ms, Relief::Mend(broker, from)))
+        }
+        Trouble::MetaAway { for_ms } => {
+            for machine in machines.iter() {
+                world.set_cut(machine.place(), Place::Meta, true);
+            }
+            Some((for_ms, Relief::MetaBack))
+        }
+        Trouble::MetaForgets { for_ms } => {
+            around.registry.set_lost_reply(0.3);
+            Some((for_ms, Relief::MetaRemembers))
+        }
+        Trouble::Compact { broker } => {
+            around.registry.compact(machines[broker].place());
+            None
+        }
+        Trouble::Rough { for_ms } => {
+            around.bucket.set_weather(ROUGH);
+            Some((for_ms, Relief::Fair))
+        }
+        Trouble::DiskFull { broker, for_ms } => {
+            machines[broker].disk.set_full(true);
+            Some((for_ms, Relief::DiskFree(broker)))
+        }
+        Trouble::DiskSlow { broker, for_ms } => {
+            machines[broker].disk.set_latency(Duration::from_millis(50));
+            Some((for_ms, Relief::DiskQuick(broker)))
+        }
+        Trouble::ClockJump { broker, by_ms } => {
+            machines[broker].clock.set_skew_ms(by_ms);
+            None
+        }
+        Trouble::Break => {
+            around.net.break_some(world, 2);
+            None
+        }
+    }
+}
+
+/// Ends it.
+pub fn end(relief: Relief, machines: &mut [Machine], around: &Surroundings) {
+    let world = &around.world;
+    world.trace("relief", format_args!("{relief:?}"));
+    match relief {
+        Relief::Start(broker) => machines[broker].start(),
+        Relief::GoOn(broker) => machines[broker].set_paused(false),
+        Relief::Mend(broker, from) => world.set_cut(machines[broker].place(), from, false),
+        Relief::MetaBack => {
+            for machine in machines.iter() {
+                world.set_cut(machine.place(), Place::Meta, false);
+            }
+        }
+        Relief::MetaRemembers => around.registry.set_lost_reply(0.0),
+        Relief::Fair => around.bucket.set_weather(FAIR),
+        Relief::DiskFree(broker) => machines[broker].disk.set_full(false),
+        Relief::DiskQuick(broker) => machines[broker].disk.set_latency(QUICK),
+    }
+}
+
+/// Ends everything.
+pub fn heal(machines: &mut [Machine], around: &Surroundings) {
+    end(Relief::MetaBack, machines, around);
+    end(Relief::MetaRemembers, machines, around);
+    end(Relief::Fair, machines, around);
+    for broker in 0..machines.len() {
+        for relief in [Relief::DiskFree(broker), Relief::DiskQuick(broker), Relief::GoOn(broker)] {
+            end(relief, machines, around);
+        }
+        for place in [Place::Store, Place::Meta, Place::Clients] {
+            end(Relief::Mend(broker, place), machines, around);
+        }
+        machines[broker].start();
+    }
+}
