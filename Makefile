@@ -6,8 +6,9 @@ ARGS ?=
 CYCLES ?= 200
 SEEDS ?= 100
 SEED ?=
+MINUTES ?= 20
 
-.PHONY: help run build check test crash crash_s3 sim debian scale bench deny fuzz fmt
+.PHONY: help run build check test crash crash_s3 sim debian scale chaos bench deny fuzz fmt
 
 help:
 	@echo 'make run     build (profile $(PROFILE)) and start a broker on ./esker-data; ARGS="--kafka-listen 127.0.0.1:9192" adds flags'
@@ -18,6 +19,7 @@ help:
 	@echo 'make sim     simulated brokers under simulated trouble: SEEDS=1000 fresh runs, or SEED=7 to repeat one'
 	@echo 'make debian  the Debian package index through kcat, kill -9 half-way in both directions (CODECS="gzip zstd" picks some)'
 	@echo 'make scale   1 000 topics x 10 partitions: restart, idle CPU, memory; 100 consumers of one partition'
+	@echo 'make chaos   random faults on 3 brokers, etcd and MinIO for MINUTES (20), histories of clients checked; SEED=… repeats (root)'
 	@echo 'make compose-test  docker-compose.yml for real, with images made from Debian packages (root; installs an engine)'
 	@echo 'make bench   measure against Apache Kafka, write docs/benchmarks.md'
 	@echo 'make deny    licences, sources and advisories of the dependencies (ARGS="bans licenses sources" works without a network)'
@@ -50,6 +52,9 @@ sim:
 scale: build
 	@tests/clients/python/run.sh install
 	@ESKER_BIN=target/$(PROFILE)/esker tests/scenarios/scale.py
+
+chaos: build
+	@ESKER_BIN=target/$(PROFILE)/esker tests/chaos/run.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 debian: build
 	@ESKER_BIN=target/$(PROFILE)/esker tests/scenarios/debian.py $(CODECS)

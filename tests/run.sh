@@ -39,11 +39,13 @@ lane_build() { cargo test --locked --no-run --test serve; }
 lane_clients() { ESKER_BIN="$PWD/target/debug/esker" tests/clients/run.sh; }
 lane_clients_s3() { ESKER_LANE=s3 ESKER_BIN="$PWD/target/debug/esker" tests/clients/run.sh; }
 lane_scale() { tests/clients/python/run.sh install && ESKER_BIN="$PWD/target/debug/esker" tests/scenarios/scale.py; }
+# The checker of `make chaos`.
+lane_chaos() { (cd tests/chaos && python3 -B -m unittest -q test_checker); }
 lane_debian() { ESKER_BIN="$PWD/target/debug/esker" tests/scenarios/debian.py; }
 
 lanes=(setup format clippy unit docs)
 while read -r lane; do lanes+=("$lane"); done < <(rust_lanes)
-lanes+=(build clients clients_s3 debian scale)
+lanes+=(chaos build clients clients_s3 debian scale)
 [ $# -gt 0 ] && lanes=("$@")
 
 failed=()

@@ -3,7 +3,8 @@
 # once, kept in ${XDG_CACHE_HOME:-~/.cache}/esker.
 #
 #   etcd.sh install                     find, unpack or build the server; prints which one it is
-#   etcd.sh start DIR                   start it on free ports with its data in DIR; writes DIR/pid and DIR/env (to be sourced)
+#   etcd.sh start DIR [HOST PORT]       start it with its data in DIR, on loopback and a free port; writes DIR/pid and DIR/env
+#                                       (to be sourced)
 #   etcd.sh stop DIR                    stop the server that `start DIR` started
 #   etcd.sh run COMMAND [ARG…]          start it in a scratch directory, run the command with the environment, stop it
 #
@@ -85,35 +86,36 @@ for port in ports: port.bind(("127.0.0.1", 0))
 print(*(port.getsockname()[1] for port in ports))'
 }
 
-start() { # directory
-  local directory server client peer pid waited=0
+start() { # directory host port
+  local directory server host=${2:-127.0.0.1} client peer pid waited=0
   server=$(install)
   mkdir -p "$1"
   directory=$(cd "$1" && pwd)
   read -r client peer < <(free_ports)
+  client=${3:-$client}
   # A session of its own, so that a Ctrl-C of the tests leaves the stopping to us.
   setsid "$(binary)" --name test --data-dir "$directory/data" \
-    --listen-client-urls "http://127.0.0.1:$client" --advertise-client-urls "http://127.0.0.1:$client" \
+    --listen-client-urls "http://$host:$client" --advertise-client-urls "http://$host:$client" \
     --listen-peer-urls "http://127.0.0.1:$peer" --initial-advertise-peer-urls "http://127.0.0.1:$peer" \
     --initial-cluster "test=http://127.0.0.1:$peer" --unsafe-no-fsync >"$directory/log" 2>&1 </dev/null &
   pid=$!
   echo "$pid" >"$directory/pid"
   cat >"$directory/env" <<EOT
 export ESKER_TEST_ETCD=required
-export ESKER_TEST_ETCD_ENDPOINT=127.0.0.1:$client
+export ESKER_TEST_ETCD_ENDPOINT=$host:$client
 export ESKER_TEST_ETCD_SERVER='$server'
 export ESKER_TEST_ETCD_BIN='$(binary)'
 EOT
-  until curl --silent --max-time 2 "http://127.0.0.1:$client/health" 2>/dev/null | grep -q '"true"'; do
+  until curl --silent --max-time 2 "http://$host:$client/health" 2>/dev/null | grep -q '"true"'; do
     if ! kill -0 "$pid" 2>/dev/null || [ $waited -ge 300 ]; then
       tail -20 "$directory/log" >&2
       stop "$directory"
-      die "$server did not become ready on 127.0.0.1:$client"
+      die "$server did not become ready on $host:$client"
     fi
     sleep 0.1
     waited=$((waited + 1))
   done
-  say "$server on 127.0.0.1:$client, pid $pid, data in $directory"
+  say "$server on $host:$client, pid $pid, data in $directory"
 }
 
 stop() { # directory
@@ -140,8 +142,8 @@ run() {
 
 case ${1:-} in
   install) install ;;
-  start) [ $# -eq 2 ] || die "usage: etcd.sh start DIR"; start "$2" ;;
+  start) [ $# -eq 2 ] || [ $# -eq 4 ] || die "usage: etcd.sh start DIR [HOST PORT]"; start "${@:2}" ;;
   stop) [ $# -eq 2 ] || die "usage: etcd.sh stop DIR"; stop "$2" ;;
   run) shift; [ $# -ge 1 ] || die "usage: etcd.sh run COMMAND [ARG…]"; run "$@" ;;
-  *) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
