@@ -7,8 +7,12 @@ CYCLES ?= 200
 SEEDS ?= 100
 SEED ?=
 MINUTES ?= 20
+TRIES ?=
 
-.PHONY: help run build check test crash crash_s3 sim debian scale chaos bench deny fuzz fmt
+# What a cluster does when brokers come and go (tests/chaos/scenarios.py), each a command: make cluster-kill, …
+SCENARIOS = cluster-kill cluster-drain cluster-join cluster-etcd-down cluster-fenced cluster-many cluster-all
+
+.PHONY: help run build check test crash crash_s3 sim debian scale chaos $(SCENARIOS) bench deny fuzz fmt
 
 help:
 	@echo 'make run     build (profile $(PROFILE)) and start a broker on ./esker-data; ARGS="--kafka-listen 127.0.0.1:9192" adds flags'
@@ -20,6 +24,8 @@ help:
 	@echo 'make debian  the Debian package index through kcat, kill -9 half-way in both directions (CODECS="gzip zstd" picks some)'
 	@echo 'make scale   1 000 topics x 10 partitions: restart, idle CPU, memory; 100 consumers of one partition'
 	@echo 'make chaos   random faults on 3 brokers, etcd and MinIO for MINUTES (20), histories of clients checked; SEED=… repeats (root)'
+	@echo 'make cluster-all  how long a cluster stalls when brokers die, stop, join, are fenced, etcd is gone; or one of'
+	@echo '             cluster-kill (TRIES=20), -drain, -join, -etcd-down, -fenced, -many (root)'
 	@echo 'make compose-test  docker-compose.yml for real, with images made from Debian packages (root; installs an engine)'
 	@echo 'make bench   measure against Apache Kafka, write docs/benchmarks.md'
 	@echo 'make deny    licences, sources and advisories of the dependencies (ARGS="bans licenses sources" works without a network)'
@@ -55,6 +61,9 @@ scale: build
 
 chaos: build
 	@ESKER_BIN=target/$(PROFILE)/esker tests/chaos/run.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+$(SCENARIOS): build
+	@ESKER_BIN=target/$(PROFILE)/esker tests/chaos/scenarios.py $(@:cluster-%=%) $(if $(TRIES),--tries $(TRIES))
 
 debian: build
 	@ESKER_BIN=target/$(PROFILE)/esker tests/scenarios/debian.py $(CODECS)

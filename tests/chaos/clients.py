@@ -3,7 +3,8 @@
 librdkafka, all in this process, which runs on the clients' host and writes down what it sees, as lines of JSON.
 
     clients.py PLAN     where PLAN is JSON: bootstrap, topics (name: partitions), seed, history (a file), producers, groups,
-                        members, rate (records per second and producer)
+                        members, rate (records per second and producer);
+perhaps even (partitions in turn), small (all records), tail (false: no reader without a group)
 
 Commands come on stdin, each answered by one line on stdout:
 
@@ -64,9 +65,9 @@ class History:
             self.file.flush()
 
 
-def encode(producer, n, rng):
-    """The record's name, a filling, and a checksum of both."""
-    text = f"{producer} {n} ".encode() + b"x" * rng.choice((10, 100, 100, 1_000, 10_000))
+def encode(producer, n, filling):
+    """The record's name, a filling of so many bytes, and a checksum of both."""
+    text = f"{producer} {n} ".encode() + b"x" * filling
     return text + b" %08x" % zlib.crc32(text)
 
 
@@ -113,7 +114,8 @@ class Writer(threading.Thread):
             self.broken = True
 
     def send(self):
-        topic, at = self.random.choice(self.partitions)
+        # In turn, where the time between two of a partition is measured.
+        topic, at = self.partitions[self.n % len(self.partitions)] if self.plan.get("even") else self.random.choice(self.partitions)
         name, n, tp = self.name, self.n, f"{topic}/{at}"
         sent = time.monotonic()
 
@@ -131,7 +133,7 @@ class Writer(threading.Thread):
             self.newest[tp] = (sent, message.offset(), now)
             self.history.write("acked", p=name, n=n, tp=tp, o=message.offset())
 
-        value = encode(name, n, self.random)
+        value = encode(name, n, 100 if self.plan.get("small") else self.random.choice((10, 100, 100, 1_000, 10_000)))
         self.history.write("sent", p=name, n=n, tp=tp)
         try:
             self.producer.produce(topic, value, partition=at, on_delivery=delivered)
@@ -146,7 +148,7 @@ class Writer(threading.Thread):
         due = time.monotonic()
         while not self.quiet.is_set():
             # In bursts, so that batches have several records.
-            for _ in range(self.random.choice((1, 1, 2, 5))):
+            for _ in range(1 if self.plan.get("even") else self.random.choice((1, 1, 2, 5))):
                 # What waits for a broker is bounded: an outage is no reason to keep a minute of it in memory.
                 if len(self.producer) < 5_000:
                     self.send()

@@ -4,7 +4,7 @@ Everything is made inside fresh network, mount and process namespaces (`alone`),
 two runs do not meet, and when the run ends, however it ends, every process and every interface of it is gone.
 """
 
-import atexit
+import json
 import os
 import pathlib
 import shutil
@@ -16,13 +16,15 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/clients"))
-from broker import CACHE, SUITE_VARIABLES, api_versions_answered  # noqa: E402
+from broker import CACHE, SUITE_VARIABLES  # noqa: E402
 
 SUBNET = "10.77.0"
 # Where packets go that are to be lost: a MAC address that nobody has.
 NOBODY = "02:00:00:00:de:ad"
 START_TIMEOUT_S = 90
 BUCKET = "esker-chaos"
+# All that were started and not yet cleared away.
+PROCESSES = []
 
 
 def say(words):
@@ -108,6 +110,11 @@ class Network:
         for pair in list(self.cuts):
             self.heal(*pair)
 
+    def remove(self):
+        for name in self.addresses:
+            run("ip", "netns", "delete", name)
+        run("ip", "link", "delete", "bridge")
+
 
 class Process:
     """A command on a host. Only the process that was started is ever signalled."""
@@ -119,7 +126,7 @@ class Process:
                                       stdout=stdout or self.log, stderr=self.log, start_new_session=True)
         # Somebody killed it, or asked it to stop: its end is no surprise.
         self.killed = self.asked = False
-        atexit.register(self.kill)
+        PROCESSES.append(self)
 
     @property
     def pid(self):
@@ -168,7 +175,6 @@ class Server:
         self.name, self.folder, self.arguments = name, pathlib.Path(folder), arguments
         self.address = network.add(name)
         self.pid = None
-        atexit.register(self.kill)
 
     def up(self):
         script = ROOT / f"tests/support/{self.name}.sh"
@@ -325,7 +331,6 @@ class Cluster:
 
     def store_fault(self, mode, client="*", share=1.0, delay_s=0.0):
         """How the proxy treats a client's requests from now on (see proxy.py)."""
-        import json
         line = json.dumps({"client": client, "mode": mode, "share": share, "delay_s": delay_s})
         self.proxy.child.stdin.write(line.encode() + b"\n")
         self.proxy.child.stdin.flush()
@@ -345,24 +350,16 @@ class Cluster:
 
     def etcd_ask(self, path, request):
         """etcd's JSON gateway."""
-        import json
         body = json.dumps(request).encode()
         asking = urllib.request.Request(f"http://{self.etcd.address}:2379{path}", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(asking, timeout=20) as reply:
             return json.loads(reply.read())
 
-    def answered(self):
-        return [broker.number for broker in self.brokers if api_versions_answered_at(broker.address)]
-
-
-def api_versions_answered_at(address):
-    import socket
-    import struct
-    body = struct.pack(">hhih", 18, 0, 1, -1)
-    try:
-        with socket.create_connection((address, 9092), timeout=2) as s:
-            s.settimeout(2)
-            s.sendall(struct.pack(">i", len(body)) + body)
-            return len(s.recv(8)) > 0
-    except OSError:
-        return False
+    def close(self):
+        """Ends every process and takes the hosts away."""
+        for process in PROCESSES:
+            process.kill()
+        PROCESSES.clear()
+        for server in (self.etcd, self.minio):
+            server.kill()
+        self.network.remove()
