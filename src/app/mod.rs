@@ -4,13 +4,16 @@
 
 mod cli;
 mod data_dir;
+mod home;
 mod identity;
+mod life;
 mod listen;
 mod logging;
 mod metadata_store;
 pub mod node;
 pub mod options;
 mod patience;
+mod reach;
 mod serve;
 mod signals;
 mod takeover;
@@ -20,8 +23,6 @@ mod tests;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::process::ExitCode;
-
-pub use takeover::newest_state;
 
 use cli::{Action, UsageError};
 

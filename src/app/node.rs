@@ -1,30 +1,40 @@
-//! One broker, from the stores it is given to its front door.
+//! One broker, from the stores it is given to its front door, through as many sessions as it takes.
 //!
 //! `serve` gives it real stores, a data directory and sockets; the simulator (`tests/sim`) gives it simulated ones. What
 //! is made here is the same for both.
+//!
+//! A session ends when its stream is sealed by another or when it has lost its lease. Then everything of it is thrown away
+//! and a new one begins in the same process ([`Node::serve`]); clients meanwhile are told that this broker leads nothing.
+//! Nothing that was acknowledged with acks=all is lost by it; what the old write-ahead files still hold is committed if the
+//! old stream allows, else kept in `lost/`.
 //!
 //! A start that fails or is dropped half-way leaves what a crash would leave: the next start's work.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use anyhow::bail;
 use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
 
-use super::options::{self, Doors};
-use super::takeover::{TakenOver, Takeover};
-use crate::base::{Clock, Rng, Tasks};
-use crate::broker::{self, Broker, BrokerLog, BrokerSlot, GroupParts, Groups, Partitions, Parts};
-use crate::cache::{self, ObjectReader, PageCache};
-use crate::cluster::{self, Catalogue, Identity, KeySpace, ProducerIds, Registration, Sessions};
-use crate::config::{ObjectStoreSetting, Settings};
-use crate::fetch::{self, Fetches, LocalFirst, Reader};
+use super::home::Home;
+use super::life::{Life, Over};
+use super::options::Doors;
+use crate::base::{Clock, ErrorKind, Rng, Tasks};
+use crate::broker::BrokerSlot;
+use crate::cache::PageCache;
+use crate::cluster::{ClusterError, Identity, KeySpace, Reach};
+use crate::config::Settings;
 use crate::frontend::kafka::Front;
 use crate::meta::MetaStore;
 use crate::objstore::ObjectStore;
 use crate::partition::Log;
-use crate::partition::recovery::RecoveryPlace;
-use crate::upkeep::{Upkeep, UpkeepMetrics};
 use crate::wal::Disk;
+
+/// Pause between two tries to begin a session, in milliseconds.
+const REJOIN_PAUSE_MS: u64 = 500;
 
 /// What a broker is made over. The cluster's identity is settled and the data directory is locked.
 pub struct NodeParts<'a> {
@@ -34,7 +44,7 @@ pub struct NodeParts<'a> {
     pub clock: &'a Clock,
     /// Randomness.
     pub rng: &'a Rng,
-    /// Where background tasks go.
+    /// Where background tasks go that outlive a session.
     pub tasks: &'a Tasks,
     /// The metadata store.
     pub meta: Arc<dyn MetaStore>,
@@ -42,140 +52,147 @@ pub struct NodeParts<'a> {
     pub keys: KeySpace,
     /// The object store.
     pub store: Arc<dyn ObjectStore>,
+    /// How other brokers are reached.
+    pub reach: Arc<dyn Reach>,
     /// The read cache.
     pub pages: Arc<dyn PageCache>,
     /// The disk of the data directory.
     pub disk: Arc<dyn Disk>,
     /// Where local files go.
     pub data_dir: &'a Path,
-    /// Who this broker is.
+    /// Who this broker is, at first: one whose id was given to another while it was away takes another id.
     pub identity: Identity,
     /// What clients and other brokers are told.
     pub doors: Doors,
 }
 
+/// What a node tells while it serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Its session has ended; a new one begins.
+    Rejoining,
+    /// A session has begun.
+    Serving,
+}
+
 /// A broker that serves.
 pub struct Node {
-    registration: Registration,
-    log: Log,
+    home: Home,
+    life: Life,
+    slot: BrokerSlot,
     front: Arc<Front>,
 }
 
 impl Node {
-    /// Builds the broker from the bottom floor up; `phase` hears what is going on.
+    /// Builds the broker from the bottom floor up; `phase` hears what is going on. It leads nothing yet: open its front doors,
+    /// then [`Node::open`] it.
     pub async fn start(parts: NodeParts<'_>, metrics: &mut Registry, phase: impl Fn(&str)) -> anyhow::Result<Self> {
-        let NodeParts { settings, clock, rng, tasks, meta, keys, store, pages, disk, data_dir, identity, doors } =
-            parts;
-        phase("reading the catalogue");
-        let cluster_metrics = cluster::Metrics::register(metrics);
-        let configs = options::broker_configs(settings, identity.broker_id, doors);
-        let rules = options::topic_rules(settings, &configs);
-        let catalogue = Catalogue::open(
-            meta.clone(),
-            keys.clone(),
-            rules,
-            clock.clone(),
-            rng.clone(),
-            cluster_metrics.clone(),
-            tasks,
-        )
-        .await?;
-        let sessions = Sessions { store: meta.clone(), keys: keys.clone(), clock: clock.clone() };
-        let takeover = Takeover {
-            sessions: &sessions,
-            identity: &identity,
-            lease_ttl_ms: settings.cluster.lease_ttl_ms,
-            catalogue: &catalogue,
-            place: RecoveryPlace {
-                store: store.clone(),
-                disk: disk.clone(),
-                wal_root: data_dir.join("wal"),
-                lost: data_dir.join("lost"),
-                rng: rng.clone(),
-            },
-            has_wal: settings.broker.object_store != ObjectStoreSetting::Memory,
-        };
-        let log_options = |session| options::log(settings, session, &store, (&disk, data_dir), (clock, rng, tasks));
-        let TakenOver { registration, log, lost_files } = takeover.run(log_options, metrics, &phase).await?;
-        for file in &lost_files {
-            tracing::error!(file = %file.display(), "acks=0/1 records that could not be committed any more are kept in this file");
-        }
-        registration.keep_alive(tasks, cluster_metrics.clone());
-        registration.announce(&options::broker_record(settings, registration.session(), doors)?).await?;
-
-        let upkeep = Upkeep {
-            log: log.clone(),
-            catalogue: catalogue.clone(),
-            sessions: Arc::new(sessions),
-            settings: options::upkeep(settings),
-            clock: clock.clone(),
-            metrics: UpkeepMetrics::new(metrics),
-        };
-        upkeep.start(tasks);
-
-        let fetch_metrics = fetch::Metrics::register(metrics);
-        let source = Arc::new(LocalFirst::of_log(&log, fetch_metrics.clone()));
-        let cache_settings = options::cache(settings, data_dir);
-        let objects = ObjectReader::new(source, pages, cache_settings, cache::Metrics::register(metrics));
-        let reader = Reader::new(Arc::new(log.clone()), objects, fetch::Settings::default(), fetch_metrics);
-        let fetches = Fetches::new(reader, settings.kafka.max_fetch_waiters);
-
-        let session = registration.session();
-        let broker_log: Arc<dyn BrokerLog> = Arc::new(log.clone());
-        let broker_metrics = broker::Metrics::register(metrics);
-        let partitions =
-            Partitions::follow(catalogue.clone(), broker_log.clone(), session, broker_metrics.clone(), tasks);
-        let group_parts = GroupParts {
-            catalogue: &catalogue,
-            log: broker_log.clone(),
-            fetches: fetches.clone(),
-            partitions: &partitions,
-            session,
-            settings: settings.group.clone(),
-            clock: clock.clone(),
-            rng: rng.clone(),
-            tasks,
-        };
-        let groups = Groups::start(group_parts, metrics);
-        let producer_ids = ProducerIds::new(meta, &keys, cluster_metrics);
-        if let Err(error) = producer_ids.take_ahead().await {
-            tracing::warn!(%error, "no producer ids could be taken ahead; they are taken when producers come");
-        }
-        let broker = Arc::new(Broker::new(Parts {
-            catalogue,
-            log: broker_log,
-            fetches,
-            partitions,
-            groups,
-            producer_ids,
-            configs,
-            log_dir: data_dir.display().to_string(),
-            clock: clock.clone(),
-            metrics: broker_metrics,
-        }));
-        let broker = BrokerSlot::new(broker);
-        let front = Front::new(broker, settings.kafka.clone(), metrics, clock.clone(), rng.clone());
-        Ok(Self { registration, log, front })
+        let (clock, rng, kafka) = (parts.clock.clone(), parts.rng.clone(), parts.settings.kafka.clone());
+        let home = Home::open(parts, metrics, &phase).await?;
+        let life = home.live(&phase).await?;
+        let slot = BrokerSlot::new(life.broker().clone());
+        let front = Front::new(slot.clone(), kafka, metrics, clock, rng);
+        Ok(Self { home, life, slot, front })
     }
 
-    /// The broker's log.
+    /// Makes the broker known to the others and to clients, and waits until it leads what it is to lead.
+    ///
+    /// A session that has ended already is no error: [`Node::serve`] begins the next one.
+    ///
+    /// Errors: the metadata store cannot be reached; try again.
+    pub async fn open(&self) -> Result<(), ClusterError> {
+        match self.life.open().await {
+            Err(error) if error.kind() == ErrorKind::Fenced => {
+                tracing::warn!(%error, "the first session has ended before it was open");
+                Ok(())
+            }
+            opened => opened,
+        }
+    }
+
+    /// The log of the session that goes on now.
     pub fn log(&self) -> &Log {
-        &self.log
+        self.life.log()
     }
 
-    /// The door for Kafka clients.
+    /// The door for Kafka clients, of all sessions.
     pub fn front(&self) -> &Arc<Front> {
         &self.front
     }
 
-    /// Commits what is open and gives the broker id back. The front doors are closed before.
-    pub async fn stop(self, tasks: &Tasks) {
-        if let Err(error) = self.log.close().await {
-            tracing::warn!(%error, "what is open could not be committed; the next start finishes it");
-        }
-        tasks.stop().await;
-        if let Err(error) = self.registration.release().await {
-            tracing::warn!(%error, "the broker id could not be given back; the next start takes it over");
+    /// Milliseconds for which segments have waited without a commit, as it changes.
+    pub fn stalled_ms(&self) -> Arc<AtomicU64> {
+        self.home.stalled_ms.clone()
+    }
+
+    /// Serves, through as many sessions as it takes, until `stop` or a failure; `heard` is told what it is at.
+    ///
+    /// Errors: a task failed, or `stop` came while no session was open; then the node can only be dropped.
+    pub async fn serve(&mut self, stop: &CancellationToken, heard: impl Fn(Stage, &Self)) -> anyhow::Result<()> {
+        loop {
+            let over = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                over = self.life.over() => over,
+            };
+            if over == Over::Failed {
+                bail!(self.life.failure().unwrap_or_else(|| "a task has failed".to_owned()));
+            }
+            tracing::warn!(session = %self.log().session(), ?over, "this broker's session is over; a new one begins");
+            heard(Stage::Rejoining, self);
+            self.life.abandon(over).await;
+            self.life = tokio::select! {
+                biased;
+                () = stop.cancelled() => bail!("stopped while no session was open; the next start goes on"),
+                life = self.home.live_again() => life,
+            };
+            self.slot.replace(self.life.broker().clone());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                opened = self.life.open() => match opened {
+                    Ok(()) => heard(Stage::Serving, self),
+                    // It is over before it began, or nobody could be told of it: the next one tries again.
+                    Err(error) => {
+                        tracing::warn!(%error, "a session could not be opened");
+                        self.life.end_early();
+                    }
+                },
+            }
         }
     }
+
+    /// Gives its partitions to other brokers, if there are any; for `cluster.drain_timeout` at most. The front doors stay
+    /// open: clients are told where to go.
+    pub async fn drain(&self) {
+        self.life.drain(self.home.settings.cluster.drain_timeout_ms).await;
+    }
+
+    /// Commits what is open and gives the broker id back. The front doors are closed before.
+    pub async fn stop(self, tasks: &Tasks) {
+        self.life.end().await;
+        tasks.stop().await;
+    }
+}
+
+impl Home {
+    /// A session, however many tries it takes.
+    async fn live_again(&self) -> Life {
+        loop {
+            match self.live(&|what| tracing::info!(what, "beginning a session")).await {
+                Ok(life) => return life,
+                Err(error) => {
+                    tracing::warn!("cannot begin a session; trying again: {error:#}");
+                    tokio::time::sleep(Duration::from_millis(REJOIN_PAUSE_MS)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Why the broker is not ready although it serves: nothing was committed for `limit_ms`.
+pub fn stall(stalled_ms: &AtomicU64, limit_ms: u64) -> Option<String> {
+    let stalled_ms = stalled_ms.load(Ordering::Relaxed);
+    (stalled_ms >= limit_ms)
+        .then(|| format!("nothing was committed for {} s: the object store does not take segments", stalled_ms / 1000))
 }

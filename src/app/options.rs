@@ -57,8 +57,18 @@ pub fn broker_record(settings: &Settings, session: SessionId, doors: Doors) -> a
         host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
         port: port.parse().context("advertise is host:port")?,
         rack: settings.broker.zone.clone(),
-        endpoints: [("http".to_owned(), doors.http.to_string())].into_iter().chain(external).collect(),
+        endpoints: [("http".to_owned(), http_endpoint(host, doors))].into_iter().chain(external).collect(),
+        draining: false,
     })
+}
+
+/// Where other brokers reach the HTTP door: at the address it listens on, or at the advertised host if that is any.
+fn http_endpoint(advertised_host: &str, doors: Doors) -> String {
+    if doors.http.ip().is_unspecified() {
+        format!("{advertised_host}:{}", doors.http.port())
+    } else {
+        doors.http.to_string()
+    }
 }
 
 /// What Kafka's tools are shown as the configs of broker `node_id`.

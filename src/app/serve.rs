@@ -1,13 +1,12 @@
 //! `esker serve`: one broker, from its settings to its end.
 //!
-//! Order of a start: data directory (lock, `VERSION`), ports, HTTP, metadata, object store, old streams finished and sealed,
-//! session, partitions taken over, log. `/readyz` tells what the start is at. Nothing is written before the lock is held.
+//! Order of a start: data directory (lock, `VERSION`), ports, HTTP, metadata, object store, broker id, and then the node with
+//! its first session ([`super::node`]). `/readyz` tells what the start is at. Nothing is written before the lock is held.
 //!
 //! A start that fails or is stopped half-way leaves what a crash would leave. A panic in a task stops the process with exit
 //! code 1.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -21,9 +20,10 @@ use super::identity;
 use super::listen::{self, Reserved};
 use super::logging::{self, Progress};
 use super::metadata_store::Metadata;
-use super::node::{Node, NodeParts};
+use super::node::{Node, NodeParts, Stage, stall};
 use super::options::{self, Doors};
 use super::patience::patiently;
+use super::reach::Network;
 use super::signals;
 use crate::base::{Clock, Rng, Tasks};
 use crate::cache::HybridPages;
@@ -32,15 +32,12 @@ use crate::config::{Loaded, ObjectStoreSetting, Settings};
 use crate::frontend::http::{self, Readiness};
 use crate::frontend::kafka;
 use crate::objstore::{self, ProbeOptions, probe};
-use crate::partition::Log;
 use crate::wal::LocalDisk;
 
 /// Name of the cluster when `--cluster` does not say.
 const DEFAULT_CLUSTER: &str = "esker";
 /// Waiting segments without a commit for this long make the broker not ready, in ms.
 const COMMIT_STALL_MS: u64 = 15_000;
-/// How often commits are looked at, in ms.
-const COMMIT_LOOK_MS: u64 = 1_000;
 /// How long blocking work may hold up the end of the process, in ms.
 const RUNTIME_STOP_MS: u64 = 1_000;
 
@@ -111,20 +108,19 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
     base.progress.finish();
     let result = match started {
-        Some(Ok(running)) => {
+        Some(Ok(mut running)) => {
             base.readiness.ready();
             say_ready(&data_dir, &http, kafka_address);
-            let failing = base.tasks.stopping();
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = failing.cancelled() => {}
-            }
-            base.readiness.not_ready("stopping");
-            let limit = Duration::from_millis(settings.broker.stop_timeout_ms);
-            if tokio::time::timeout(limit, running.stop(&base)).await.is_err() {
-                Err(anyhow!("the stop took longer than stop_timeout; the next start finishes what is open"))
-            } else {
-                Ok(())
+            match running.serve(&base, &stop).await {
+                Ok(()) => {
+                    base.readiness.not_ready("stopping");
+                    let limit = settings.broker.stop_timeout_ms + settings.cluster.drain_timeout_ms;
+                    let stopped = tokio::time::timeout(Duration::from_millis(limit), running.stop(&base)).await;
+                    stopped.map_err(|_| {
+                        anyhow!("the stop took longer than stop_timeout; the next start finishes what is open")
+                    })
+                }
+                Err(error) => Err(error),
             }
         }
         Some(Err(error)) => Err(error),
@@ -200,6 +196,7 @@ async fn start(
         tasks: &base.tasks,
         meta: meta.store.clone(),
         keys,
+        reach: Arc::new(Network { store: store.clone(), rng: rng.clone() }),
         store,
         pages: Arc::new(pages),
         disk: LocalDisk::shared(),
@@ -208,8 +205,8 @@ async fn start(
         doors,
     };
     let node = Node::start(parts, &mut metrics, |what| base.phase(what)).await?;
-    watch_fencing(node.log(), &base.tasks);
-    watch_commits(node.log(), base);
+    let stalled_ms = node.stalled_ms();
+    base.readiness.add_check(move || stall(&stalled_ms, COMMIT_STALL_MS));
 
     let _ = registry.set(metrics);
     let kafka_stop = CancellationToken::new();
@@ -224,12 +221,31 @@ async fn start(
             })
         }
     };
+    base.wait_for("opening its partitions", || node.open()).await?;
     Ok(Running { meta, node, kafka_stop, kafka })
 }
 
 impl Running {
-    /// Takes no more work, commits what is open, closes what is open.
+    /// Serves until a signal or a failure.
+    async fn serve(&mut self, base: &Base<'_>, stop: &CancellationToken) -> anyhow::Result<()> {
+        let heard = |stage, node: &Node| match stage {
+            Stage::Rejoining => base.readiness.not_ready("its session was ended by others; a new one begins"),
+            Stage::Serving => {
+                tracing::info!(session = %node.log().session(), "serving again");
+                base.readiness.ready();
+            }
+        };
+        let failing = base.tasks.stopping();
+        tokio::select! {
+            biased;
+            () = failing.cancelled() => Ok(()),
+            served = self.node.serve(stop, heard) => served,
+        }
+    }
+
+    /// Gives its partitions away, takes no more work, commits what is open, closes what is open.
     async fn stop(self, base: &Base<'_>) {
+        self.node.drain().await;
         self.kafka_stop.cancel();
         // Replies that are due go out; clients that wait for longer than this are cut off.
         let limit = Duration::from_millis(base.settings.broker.stop_timeout_ms / 2);
@@ -239,46 +255,6 @@ impl Running {
         self.node.stop(&base.tasks).await;
         self.meta.close().await;
     }
-}
-
-/// A broker whose stream was sealed by another has lost its partitions for good: it stops, and the next start registers a
-/// new session.
-fn watch_fencing(log: &Log, tasks: &Tasks) {
-    let (mut progress, tasks) = (log.progress(), tasks.clone());
-    tasks.clone().spawn("fencing", async move {
-        let stop = tasks.stopping();
-        let fenced = progress.wait_for(|progress| progress.fenced);
-        if let Some(Ok(_)) = stop.run_until_cancelled(fenced).await {
-            tasks.fail(
-                "another process sealed this broker's stream; start it again to register a new session".to_owned(),
-            );
-        }
-    });
-}
-
-/// While segments wait and none is committed, `/readyz` says so: the object store does not take them.
-fn watch_commits(log: &Log, base: &Base<'_>) {
-    let stalled_ms = Arc::new(AtomicU64::new(0));
-    let seen = stalled_ms.clone();
-    base.readiness.add_check(move || {
-        let stalled_ms = seen.load(Ordering::Relaxed);
-        (stalled_ms >= COMMIT_STALL_MS).then(|| {
-            format!("nothing was committed for {} s: the object store does not take segments", stalled_ms / 1000)
-        })
-    });
-    let (log, clock, stop) = (log.clone(), base.clock.clone(), base.tasks.stopping());
-    base.tasks.spawn("commit watch", async move {
-        let progress = log.progress();
-        let (mut last, mut since_ms) = (0, clock.boot_ms());
-        let pause = Duration::from_millis(COMMIT_LOOK_MS);
-        while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-            let committed = progress.borrow().committed;
-            if committed != last || log.uncommitted_segments() == 0 {
-                (last, since_ms) = (committed, clock.boot_ms());
-            }
-            stalled_ms.store(clock.boot_ms().saturating_sub(since_ms), Ordering::Relaxed);
-        }
-    });
 }
 
 /// What people (and scripts) read on stdout when the broker is ready.

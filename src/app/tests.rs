@@ -9,13 +9,13 @@ use super::data_dir::{DataDir, DataDirError};
 use super::identity;
 use super::listen::{ListenError, reserve};
 use super::options::id_wish;
-use super::takeover::newest_state;
 use crate::base::{Clock, Rng, SessionId, TopicPartition};
+use crate::broker::newest_state;
 use crate::cluster::{self, KeySpace, Sessions};
 use crate::config::{BrokerSettings, Settings};
 use crate::format::FormatError;
 use crate::format::identity::Identity;
-use crate::format::metadata::{AssignmentRecord, FromStream};
+use crate::format::metadata::FromStream;
 use crate::format::state::PartitionState;
 use crate::meta::{MemoryMeta, MetaStore};
 use crate::objstore::{MemoryStore, ObjectStore, Payload};
@@ -45,8 +45,7 @@ fn a_state_is_taken_only_from_the_epoch_it_is_listed_with() {
     let from = |epoch, leader_epoch| FromStream { session: session(epoch), leader_epoch, sealed_seq: 9 };
     let taken = |from: &[FromStream]| {
         let mut streams = [stream(1, 0), stream(2, 1), stream(3, 5)].into();
-        let assignment = AssignmentRecord { session: session(9), leader_epoch: 9, from: from.to_vec() };
-        newest_state(partition, &assignment, &mut streams).next_offset
+        newest_state(partition, from, &mut streams).map_or(0, |state| state.next_offset)
     };
     assert_eq!(taken(&[from(2, 1), from(1, 0)]), 2);
     // Session 3 led it under epoch 5 once; under 6 it died before its Acquired was committed.

@@ -13,15 +13,16 @@ use kafka_protocol::messages::offset_commit_response::{OffsetCommitResponseParti
 use kafka_protocol::messages::{
     FindCoordinatorRequest, FindCoordinatorResponse, OffsetCommitRequest, OffsetCommitResponse,
 };
-use prometheus_client::registry::Registry;
 
 use super::coordinator_log::OffsetsLog;
 use super::{Broker, BrokerError, BrokerLog, Partitions};
 use crate::base::{Clock, Rng, SessionId, Tasks};
 use crate::cluster::{CONSUMER_OFFSETS, Catalogue, NewTopic, TopicError};
 use crate::config::GroupSettings;
-use crate::coordinator::group::{Coordinating, GroupCoordinator, KeyType, find_coordinator, partition_for};
-use crate::fetch::Fetches;
+use crate::coordinator::group::{
+    Coordinating, CoordinatorMetrics, GroupCoordinator, KeyType, find_coordinator, partition_for,
+};
+use crate::fetch::{Fetches, LogView};
 
 /// Pause before committed offsets of deleted topics are forgotten again after a failure, in milliseconds.
 const FORGET_RETRY_MS: u64 = 5_000;
@@ -32,6 +33,7 @@ const FORGET_TRIES: usize = 10;
 pub struct Groups {
     coordinator: GroupCoordinator,
     topic_partitions: i32,
+    log: Arc<dyn LogView>,
     tasks: Tasks,
 }
 
@@ -65,34 +67,41 @@ pub struct GroupParts<'a> {
 
 impl Groups {
     /// Starts the coordinator; it leads what this session leads from the moment that the log has it open.
-    pub fn start(parts: GroupParts<'_>, registry: &mut Registry) -> Self {
+    pub fn start(parts: GroupParts<'_>, metrics: CoordinatorMetrics) -> Self {
         let GroupParts { catalogue, log, fetches, partitions, session, mut settings, clock, rng, tasks } = parts;
         // The number is fixed once the topic exists: ids hash to partitions by it.
         if let Some(topic) = catalogue.image().topic(CONSUMER_OFFSETS) {
             settings.offsets_topic_partitions = topic.partitions.len() as i32;
         }
         let topic_partitions = settings.offsets_topic_partitions.max(1);
+        let view = fetches.reader().log().clone();
         let log = Arc::new(OffsetsLog::new(catalogue.clone(), log, fetches));
-        let coordinator = GroupCoordinator::new(log, settings, clock, rng, tasks.clone(), registry);
-        let groups = Self { coordinator, topic_partitions, tasks: tasks.clone() };
+        let coordinator = GroupCoordinator::new(log, settings, clock, rng, tasks.clone(), metrics);
+        let groups = Self { coordinator, topic_partitions, log: view, tasks: tasks.clone() };
         tasks.spawn("group elections", groups.clone().follow(catalogue.clone(), partitions.clone(), session));
         groups
     }
 
     async fn follow(self, catalogue: Catalogue, partitions: Partitions, session: SessionId) {
         let stop = self.tasks.stopping();
-        let mut applied = partitions.versions();
+        let mut status = partitions.status();
         let mut led: BTreeSet<i32> = BTreeSet::new();
         let mut last = catalogue.image();
         loop {
-            applied.borrow_and_update();
+            status.borrow_and_update();
             let image = catalogue.image();
             if let Some(topic) = image.topic(CONSUMER_OFFSETS) {
                 self.coordinator.set_partitions(topic.partitions.len() as i32);
             }
             let now: BTreeSet<i32> = image.topic(CONSUMER_OFFSETS).map_or_else(BTreeSet::new, |topic| {
                 let all = (0..).zip(&topic.partitions);
-                all.filter(|(_, assignment)| assignment.session == session).map(|(index, _)| index).collect()
+                let ours = all.filter(|(index, assignment)| {
+                    // One that is being given away has no coordinator until it has a new leader.
+                    assignment.session == session
+                        && assignment.target.is_none()
+                        && self.log.view(topic.partition(*index)).is_ok()
+                });
+                ours.map(|(index, _)| index).collect()
             });
             led.difference(&now).for_each(|partition| self.coordinator.resign(*partition));
             now.difference(&led).for_each(|partition| self.coordinator.elect(*partition));
@@ -106,7 +115,7 @@ impl Groups {
             last = image;
             tokio::select! {
                 () = stop.cancelled() => return,
-                changed = applied.changed() => if changed.is_err() { return },
+                changed = status.changed() => if changed.is_err() { return },
             }
         }
     }

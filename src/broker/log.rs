@@ -39,12 +39,6 @@ pub trait BrokerLog: fmt::Debug + Send + Sync + 'static {
 
     /// Moves log start up; resolves when that is committed, with the new log start.
     async fn move_log_start(&self, partition: TopicPartition, offset: i64) -> Result<i64, LogError>;
-
-    /// Opens partitions that this session leads under the given leader epochs; open ones are left as they are.
-    fn create_partitions(&self, partitions: &[(TopicPartition, i32)]);
-
-    /// Forgets partitions that this session no longer leads; resolves when that is committed.
-    async fn drop_partitions(&self, partitions: &[TopicPartition]) -> Result<(), LogError>;
 }
 
 #[async_trait]
@@ -78,13 +72,5 @@ impl BrokerLog for Log {
 
     async fn move_log_start(&self, partition: TopicPartition, offset: i64) -> Result<i64, LogError> {
         Self::move_log_start(self, partition, offset).await
-    }
-
-    fn create_partitions(&self, partitions: &[(TopicPartition, i32)]) {
-        Self::create_partitions(self, partitions);
-    }
-
-    async fn drop_partitions(&self, partitions: &[TopicPartition]) -> Result<(), LogError> {
-        Self::drop_partitions(self, partitions).await
     }
 }

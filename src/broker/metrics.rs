@@ -23,6 +23,8 @@ pub struct Metrics {
     pub topics: Gauge,
     /// Partitions that this broker leads.
     pub partitions: Gauge,
+    /// Partitions that this broker is to lead and does not yet.
+    pub opening_partitions: Gauge,
 }
 
 impl Metrics {
@@ -42,6 +44,8 @@ impl Metrics {
         }
         registry.register("esker_broker_topics", "Topics of the cluster", made.topics.clone());
         registry.register("esker_broker_partitions", "Partitions that this broker leads", made.partitions.clone());
+        let opening = made.opening_partitions.clone();
+        registry.register("esker_broker_opening_partitions", "Partitions that this broker is to lead soon", opening);
         made
     }
 }

@@ -28,7 +28,7 @@ pub use error::BrokerError;
 pub use groups::{GroupParts, Groups};
 pub use log::BrokerLog;
 pub use metrics::Metrics;
-pub use partitions::Partitions;
+pub use partitions::{Loader, Partitions, newest_state};
 pub use produce::PendingProduce;
 pub use read::{ListedOffset, OffsetSpec};
 pub use slot::BrokerSlot;

@@ -1,5 +1,7 @@
 //! Transactions of several independent pieces, packed up to the store's limits.
 
+use std::collections::BTreeSet;
+
 use crate::meta::{Compare, MAX_TXN_OPERATIONS, Write};
 
 use super::limits::{BYTES_PER_TXN, WRITES_PER_TXN};
@@ -42,29 +44,33 @@ impl Piece {
 /// Packs pieces, in order, into as few groups as the limits allow; a piece is never split. Gives the pieces' indexes.
 pub fn pack(pieces: &[Piece]) -> Vec<std::ops::Range<usize>> {
     let mut groups: Vec<std::ops::Range<usize>> = Vec::new();
-    let (mut compares, mut writes, mut bytes) = (0, 0, 0);
+    let mut compares: BTreeSet<(&str, u64)> = BTreeSet::new();
+    let (mut writes, mut bytes) = (0, 0);
     for (at, piece) in pieces.iter().enumerate() {
-        compares += piece.compares.len();
+        let own = piece.compares.iter().map(|compare| (compare.key.as_str(), compare.mod_revision));
+        compares.extend(own.clone());
         writes += piece.writes.len();
         bytes += piece.bytes();
-        let fits = compares < MAX_TXN_OPERATIONS && writes <= WRITES_PER_TXN && bytes <= BYTES_PER_TXN;
+        let fits = compares.len() < MAX_TXN_OPERATIONS && writes <= WRITES_PER_TXN && bytes <= BYTES_PER_TXN;
         match groups.last_mut() {
             Some(group) if fits => group.end = at + 1,
             _ => {
                 groups.push(at..at + 1);
-                (compares, writes, bytes) = (piece.compares.len(), piece.writes.len(), piece.bytes());
+                (compares, writes, bytes) = (own.collect(), piece.writes.len(), piece.bytes());
             }
         }
     }
     groups
 }
 
-/// One transaction of the pieces and a guard.
-pub fn join(guard: &Compare, pieces: &[Piece]) -> (Vec<Compare>, Vec<Write>) {
-    let mut compares = vec![guard.clone()];
+/// One transaction of the pieces and a guard, if there is one. A condition that several pieces share comes once.
+pub fn join(guard: Option<Compare>, pieces: &[Piece]) -> (Vec<Compare>, Vec<Write>) {
+    let mut compares = Vec::from_iter(guard);
+    let mut seen: BTreeSet<(&str, u64)> = BTreeSet::new();
     let mut writes = Vec::new();
     for piece in pieces {
-        compares.extend(piece.compares.iter().cloned());
+        let new = piece.compares.iter().filter(|compare| seen.insert((&compare.key, compare.mod_revision)));
+        compares.extend(new.cloned());
         writes.extend(piece.writes.iter().cloned());
     }
     (compares, writes)

@@ -20,8 +20,9 @@ use super::error::{ClusterError, TopicError};
 use super::fold::Fold;
 use super::image::{ClusterImage, Topic};
 use super::keys::{Key, KeySpace};
-use super::limits::{MAX_EVENTS_PER_IMAGE, MAX_TOPICS_PER_REQUEST};
+use super::limits::{MAX_EVENTS_PER_IMAGE, MAX_PARTITIONS_PER_TOPIC, MAX_TOPICS_PER_REQUEST};
 use super::metrics::Metrics;
+use super::placement::Spread;
 use super::topics::{
     ConfigChange, Creation, NewPartitions, NewTopic, TopicRules, first_chunks, plan_configs, plan_partitions,
 };
@@ -53,8 +54,20 @@ pub(super) struct Shared {
     metrics: Metrics,
     image: ArcSwap<ClusterImage>,
     version: watch::Sender<u64>,
-    /// The session that new partitions are assigned to, and that must be the controller's.
+    /// The local session.
     local: ArcSwapOption<SessionId>,
+}
+
+/// What a transaction depends on beside the records that it replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Guard {
+    /// Nothing.
+    Records,
+    /// The controller is still the one that the image shows, whoever it is: topics are created and changed by any broker,
+    /// under its reign.
+    Reign,
+    /// This session is the controller.
+    Controller(SessionId),
 }
 
 /// A topic by name or by id.
@@ -125,7 +138,7 @@ impl Catalogue {
         }
     }
 
-    /// From now on, new partitions are led by `session`, and operations are allowed while it is the controller's.
+    /// From now on `session` is the local one: it takes new partitions even before others can see it.
     pub fn lead_as(&self, session: SessionId) {
         self.shared.local.store(Some(Arc::new(session)));
     }
@@ -176,19 +189,18 @@ impl Catalogue {
         if planned.is_empty() {
             return;
         }
-        let local = match self.controller(image) {
-            Ok(local) => local,
-            Err(error) => {
-                for (at, _) in &planned {
-                    answers[*at] = Some(Err(error.clone()));
-                }
-                return;
+        let mut spread = self.spread(image);
+        let pieces: Option<Vec<Piece>> =
+            planned.iter().map(|(_, record)| self.creation_piece(record, &mut spread)).collect();
+        let Some(pieces) = pieces else {
+            for (at, _) in &planned {
+                answers[*at] = Some(Err(no_broker()));
             }
+            return;
         };
-        let pieces: Vec<Piece> = planned.iter().map(|(_, record)| self.creation_piece(record, local)).collect();
         let mut newest = 0;
         for group in pack(&pieces) {
-            let outcome = self.commit(image, &pieces[group.clone()]).await;
+            let outcome = self.commit(image, Guard::Reign, &pieces[group.clone()]).await;
             for (at, record) in &planned[group] {
                 match &outcome {
                     Ok(Some(revision)) => {
@@ -204,18 +216,20 @@ impl Catalogue {
         self.wait_for(newest).await;
     }
 
-    fn creation_piece(&self, record: &TopicRecord, session: SessionId) -> Piece {
+    /// `None` if no broker can take partitions.
+    fn creation_piece(&self, record: &TopicRecord, spread: &mut Spread) -> Option<Piece> {
+        let leaders: Option<Vec<SessionId>> = (0..record.partitions).map(|_| spread.place(record.id)).collect();
         let mut piece = Piece::default();
         let key = self.shared.keys.key(&Key::Topic(record.name.clone()));
         piece.compare(key.clone(), 0);
         piece.put(key, record.encode());
-        for (chunk, number) in first_chunks(record.partitions, session).iter().zip(0..) {
+        for (chunk, number) in first_chunks(&leaders?).iter().zip(0..) {
             let key = self.shared.keys.key(&Key::Assignments(record.id, number));
             // An id is never used twice, not even by a weak random generator.
             piece.compare(key.clone(), 0);
             piece.put(key, chunk.encode());
         }
-        piece
+        Some(piece)
     }
 
     fn created(&self, record: &TopicRecord) -> CreatedTopic {
@@ -269,9 +283,12 @@ impl Catalogue {
     /// Adds partitions to a topic.
     pub async fn create_partitions(&self, new: &NewPartitions, validate_only: bool) -> Result<(), TopicError> {
         self.change(|image| {
-            let local = self.controller(image)?;
-            let (record, chunks) = plan_partitions(image, &self.shared.rules, new, local)?;
-            let topic = find(image, &TopicRef::Id(record.id))?;
+            let topic = find(image, &TopicRef::Name(new.name.clone()))?;
+            let mut spread = self.spread(image);
+            let added = (new.total as usize).saturating_sub(topic.partitions.len()).min(MAX_PARTITIONS_PER_TOPIC);
+            let leaders: Option<Vec<SessionId>> = (0..added).map(|_| spread.place(topic.id)).collect();
+            let leaders = leaders.ok_or_else(no_broker)?;
+            let (record, chunks) = plan_partitions(image, &self.shared.rules, new, &leaders)?;
             let mut piece = Piece::default();
             let key = self.shared.keys.key(&Key::Topic(record.name.clone()));
             piece.compare(key.clone(), topic.mod_revision);
@@ -328,7 +345,7 @@ impl Catalogue {
             let image = self.image();
             let (piece, answer) = plan(&image)?;
             let Some(piece) = piece else { return Ok(answer) };
-            if let Some(revision) = self.commit(&image, std::slice::from_ref(&piece)).await? {
+            if let Some(revision) = self.commit(&image, Guard::Reign, std::slice::from_ref(&piece)).await? {
                 self.wait_for(revision).await;
                 return Ok(answer);
             }
@@ -337,10 +354,23 @@ impl Catalogue {
     }
 
     /// One guarded transaction. `None`: a compare failed; by then the image is newer than the one given.
-    pub(super) async fn commit(&self, image: &ClusterImage, pieces: &[Piece]) -> Result<Option<u64>, TopicError> {
-        self.controller(image)?;
-        let guard = Compare { key: self.shared.keys.key(&Key::Controller), mod_revision: image.controller_revision };
-        let (compares, writes) = join(&guard, pieces);
+    pub(super) async fn commit(
+        &self,
+        image: &ClusterImage,
+        guard: Guard,
+        pieces: &[Piece],
+    ) -> Result<Option<u64>, TopicError> {
+        let reign = Compare { key: self.shared.keys.key(&Key::Controller), mod_revision: image.controller_revision };
+        let reign = match guard {
+            Guard::Records => None,
+            Guard::Reign if image.controller.is_none() => {
+                let why = "The cluster has no controller at the moment; it elects one.";
+                return Err(TopicError::Unavailable(why.to_owned()));
+            }
+            Guard::Controller(own) if image.controller != Some(own) => return Err(TopicError::NotController),
+            Guard::Reign | Guard::Controller(_) => Some(reign),
+        };
+        let (compares, writes) = join(reign, pieces);
         match self.shared.store.txn(compares, writes).await? {
             TxnOutcome::Committed { revision } => Ok(Some(revision)),
             TxnOutcome::Conflict => {
@@ -356,10 +386,9 @@ impl Catalogue {
         }
     }
 
-    /// The local session, if it is the controller's.
-    fn controller(&self, image: &ClusterImage) -> Result<SessionId, TopicError> {
-        let local = self.shared.local.load().as_deref().copied();
-        local.filter(|local| image.controller == Some(*local)).ok_or(TopicError::NotController)
+    /// Gives partitions to the brokers with the fewest.
+    fn spread(&self, image: &ClusterImage) -> Spread {
+        Spread::of(image, self.shared.local.load().as_deref().copied())
     }
 
     pub(super) fn shared(&self) -> &Shared {
@@ -373,6 +402,10 @@ pub(super) fn find<'a>(image: &'a ClusterImage, topic: &TopicRef) -> Result<&'a 
         TopicRef::Name(name) => image.topic(name).ok_or_else(|| TopicError::UnknownTopic(name.clone())),
         TopicRef::Id(id) => image.topic_by_id(*id).ok_or(TopicError::UnknownTopicId(*id)),
     }
+}
+
+fn no_broker() -> TopicError {
+    TopicError::Unavailable("No broker can take partitions at the moment.".to_owned())
 }
 
 fn contended() -> TopicError {

@@ -10,7 +10,7 @@ use super::keys::{Key, KeySpace};
 use crate::config::topic::{TopicDefaults, TopicSettings};
 use crate::format::metadata::{
     AssignmentChunk, AssignmentRecord, BrokerRecord, ClusterRecord, ControllerRecord, DeletionRecord, MetadataError,
-    MetadataValue, TopicRecord,
+    MetadataValue, SessionRecord, TopicRecord,
 };
 use crate::meta::{Event, KeyValue};
 
@@ -96,7 +96,13 @@ impl Fold {
                 let record = DeletionRecord::decode(&entry.key, &entry.value)?;
                 self.image.deletions.insert(topic_id, Arc::new(record));
             }
-            Key::Claim(_) | Key::Session(_) | Key::ProducerIds => {}
+            Key::Claim(id) => {
+                self.image.claims.insert(id, entry.mod_revision);
+            }
+            Key::Session(session) => {
+                self.image.sessions.insert(session, SessionRecord::decode(&entry.key, &entry.value)?.sealed);
+            }
+            Key::ProducerIds => {}
         }
         Ok(())
     }
@@ -128,7 +134,13 @@ impl Fold {
             Some(Key::Deletion(topic_id)) => {
                 self.image.deletions.remove(&topic_id);
             }
-            Some(Key::Cluster | Key::Claim(_) | Key::Session(_) | Key::ProducerIds) | None => {}
+            Some(Key::Claim(id)) => {
+                self.image.claims.remove(&id);
+            }
+            Some(Key::Session(session)) => {
+                self.image.sessions.remove(&session);
+            }
+            Some(Key::Cluster | Key::ProducerIds) | None => {}
         }
     }
 

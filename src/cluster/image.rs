@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::base::{SessionId, TopicPartition};
 use crate::config::topic::{Configs, TopicSettings};
-use crate::format::metadata::{AssignmentRecord, BrokerRecord, DeletionRecord};
+use crate::format::metadata::{AssignmentRecord, BrokerRecord, DeletionRecord, Sealed};
 
 /// Offsets of consumer groups live here.
 pub const CONSUMER_OFFSETS: &str = "__consumer_offsets";
@@ -71,6 +71,10 @@ pub struct ClusterImage {
     pub controller_revision: u64,
     /// Live brokers by id.
     pub brokers: BTreeMap<i32, Arc<BrokerRecord>>,
+    /// Who holds each broker id: the epoch of the session, by id.
+    pub claims: BTreeMap<i32, u64>,
+    /// Sessions on record, and where their streams were sealed.
+    pub sessions: BTreeMap<SessionId, Option<Sealed>>,
     /// Deleted topics whose objects may still exist.
     pub deletions: BTreeMap<Uuid, Arc<DeletionRecord>>,
     /// Number of partitions of all topics.
@@ -114,6 +118,23 @@ impl ClusterImage {
     /// The broker that leads under `assignment`, if its session is alive.
     pub fn leading_broker(&self, assignment: &AssignmentRecord) -> Option<&Arc<BrokerRecord>> {
         self.brokers.get(&assignment.session.broker_id).filter(|broker| broker.session == assignment.session)
+    }
+
+    /// Whether `session` holds its broker id: its lease has not ended, as far as is known.
+    pub fn is_alive(&self, session: SessionId) -> bool {
+        self.claims.get(&session.broker_id) == Some(&session.epoch)
+    }
+
+    /// Whether the stream of `session` is known to have been sealed (or is forgotten, being long sealed).
+    pub fn is_sealed(&self, session: SessionId) -> bool {
+        self.sessions.get(&session).is_none_or(Option::is_some)
+    }
+
+    /// Sessions that may be given partitions: alive, shown to clients, and not draining.
+    pub fn candidates(&self) -> impl Iterator<Item = &Arc<BrokerRecord>> {
+        self.brokers
+            .values()
+            .filter(|broker| !broker.draining && self.is_alive(broker.session) && !self.is_sealed(broker.session))
     }
 
     /// The controller, if it is alive.

@@ -22,3 +22,5 @@ pub const WRITES_PER_TXN: usize = 120;
 pub const BYTES_PER_TXN: usize = 1024 * 1024;
 /// Events of the watch that are folded into one image.
 pub const MAX_EVENTS_PER_IMAGE: usize = 4096;
+/// Partitions that the controller has on their way from one live broker to another at a time.
+pub const MAX_MOVES_IN_FLIGHT: usize = 1_000;

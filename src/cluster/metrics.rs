@@ -27,6 +27,14 @@ pub struct Metrics {
     pub lease_keep_alive_errors: Counter,
     /// Blocks of producer ids taken.
     pub producer_id_blocks: Counter,
+    /// Times that this broker became the controller.
+    pub elections: Counter,
+    /// Streams of dead sessions that this broker sealed as the controller.
+    pub seals: Counter,
+    /// Partitions of sealed streams that this broker gave a new leader.
+    pub take_overs: Counter,
+    /// Partitions that this broker told to move, as the controller.
+    pub moves: Counter,
 }
 
 impl Metrics {
@@ -48,6 +56,10 @@ impl Metrics {
             "Keep-alives of the session's lease without an answer",
             &it.lease_keep_alive_errors,
         );
+        counter("esker_cluster_elections", "Times that this broker became the controller", &it.elections);
+        counter("esker_cluster_seals", "Streams of dead sessions sealed", &it.seals);
+        counter("esker_cluster_take_overs", "Partitions of sealed streams given a new leader", &it.take_overs);
+        counter("esker_cluster_moves", "Partitions told to move", &it.moves);
         counter("esker_cluster_producer_id_blocks", "Blocks of producer ids taken", &it.producer_id_blocks);
         it
     }

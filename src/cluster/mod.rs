@@ -7,9 +7,11 @@
 //! revision of each record it replaces, so a controller that was paused changes nothing; a topic and all its assignments
 //! appear and disappear together.
 
+pub mod assignments;
 mod batch;
 mod broker_ids;
 mod catalogue;
+pub mod controller;
 pub mod error;
 mod fold;
 pub mod identity;
@@ -18,15 +20,18 @@ pub mod keys;
 mod leadership;
 pub mod limits;
 pub mod metrics;
-mod placement;
+pub mod placement;
 mod producer_ids;
 mod registration;
+pub mod suspicion;
 #[cfg(test)]
 mod tests;
 mod topics;
 
+pub use assignments::Handover;
 pub use broker_ids::IdWish;
 pub use catalogue::{Catalogue, CreatedTopic, TopicRef};
+pub use controller::{Controller, ControllerSettings, Reach};
 pub use error::{ClusterError, TopicError};
 pub use image::{CONSUMER_OFFSETS, ClusterImage, TRANSACTION_STATE, Topic, is_internal};
 pub use keys::{Key, KeySpace};
@@ -35,4 +40,5 @@ pub use metrics::Metrics;
 pub use placement::take_over;
 pub use producer_ids::ProducerIds;
 pub use registration::{Identity, Registration, Sessions};
+pub use suspicion::ProbeOutcome;
 pub use topics::{ConfigChange, ConfigOp, NewPartitions, NewTopic, TopicRules, check_name};

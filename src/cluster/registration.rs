@@ -1,7 +1,7 @@
 //! Sessions: one life of a broker, claimed with a lease.
 //!
-//! Order of a start: [`Sessions::take_id`], [`Sessions::unsealed`] (refuses if another process has the broker id), finish and seal their streams,
-//! [`Sessions::mark_sealed`], [`Sessions::register`], take over their partitions (`Catalogue::assign_to`),
+//! Order of a start: [`Sessions::take_id`], finish and seal the streams whose write-ahead files are here,
+//! [`Sessions::mark_sealed`], [`Sessions::register`], lead what the controller assigns,
 //! [`Registration::announce`].
 //!
 //! Order of the writes: the claim first (its revision is the session's epoch, so epochs only grow), then, in one
@@ -106,6 +106,19 @@ impl Sessions {
                 return Ok(());
             }
         }
+    }
+
+    /// As [`Sessions::mark_sealed`], for a session of another broker that is taken for dead: clients are not shown it any
+    /// more, and its broker id is free.
+    pub async fn retire(&self, session: SessionId, seq: u64) -> Result<(), ClusterError> {
+        self.mark_sealed(session, seq).await?;
+        let claim_key = self.keys.key(&Key::Claim(session.broker_id));
+        let broker_key = self.keys.key(&Key::Broker(session.broker_id));
+        let claim = Compare { key: claim_key.clone(), mod_revision: session.epoch };
+        let gone = vec![Write::Delete { key: claim_key }, Write::Delete { key: broker_key }];
+        // A conflict says that the id has a new session (or none): then there is nothing to take away.
+        self.store.txn(vec![claim], gone).await?;
+        Ok(())
     }
 
     /// Forgets sessions that were sealed at least `keep_ms` ago and that no assignment of `image` names: how many. Their
@@ -248,6 +261,17 @@ impl Registration {
         }
     }
 
+    /// Becomes the controller in place of one that looks dead: whether this session is it now. Wins only if the controller's
+    /// key is still the one of `revision`. Safe even if the other lives: its transactions compare that key.
+    pub async fn usurp(&self, revision: u64) -> Result<bool, ClusterError> {
+        let key = self.sessions.keys.key(&Key::Controller);
+        let unchanged = Compare { key: key.clone(), mod_revision: revision };
+        let value = ControllerRecord { session: self.session }.encode();
+        let write = Write::Put { key, value, lease: self.lease };
+        let outcome = self.sessions.store.txn(vec![self.claim.clone(), unchanged], vec![write]).await?;
+        Ok(matches!(outcome, TxnOutcome::Committed { .. }))
+    }
+
     /// Keeps the lease alive in a task of `tasks` until it ends or they stop.
     pub fn keep_alive(&self, tasks: &Tasks, metrics: Metrics) {
         let (registration, stop) = (self.clone(), tasks.stopping());
@@ -281,6 +305,11 @@ impl Registration {
     pub async fn release(&self) -> Result<(), ClusterError> {
         self.ended.send_replace(true);
         Ok(self.sessions.store.lease_revoke(self.lease).await?)
+    }
+
+    /// Takes the session for ended, whatever the store says.
+    pub fn end(&self) {
+        self.ended.send_replace(true);
     }
 
     fn over(&self) -> ClusterError {

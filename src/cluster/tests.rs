@@ -37,7 +37,7 @@ fn keys() -> KeySpace {
 
 fn broker(session: SessionId) -> BrokerRecord {
     let (host, port) = ("127.0.0.1".to_owned(), 9092);
-    BrokerRecord { session, host, port, rack: None, endpoints: std::collections::BTreeMap::new() }
+    BrokerRecord { session, host, port, rack: None, endpoints: std::collections::BTreeMap::new(), draining: false }
 }
 
 async fn bench(rules: TopicRules) -> Bench {
@@ -74,6 +74,18 @@ fn topic(name: &str, partitions: i32) -> NewTopic {
 }
 
 impl Bench {
+    /// Seals the stream of `old` on record and takes its partitions over, as the controller does.
+    async fn succeed(&self, old: SessionId, seq: u64) {
+        self.sessions.mark_sealed(old, seq).await.expect("sealed");
+        let mut versions = self.catalogue.subscribe();
+        while !self.catalogue.image().is_sealed(old) {
+            versions.changed().await.expect("open");
+        }
+        let own = self.registration.session();
+        let leaders = self.catalogue.image().led_by(old).map(|(partition, _)| (partition, own)).collect();
+        self.catalogue.take_over(own, &leaders).await.expect("taken over");
+    }
+
     async fn create(&self, name: &str, partitions: i32) -> Result<CreatedTopic, TopicError> {
         self.catalogue.create_topics(vec![topic(name, partitions)], false).await.remove(0)
     }

@@ -283,28 +283,24 @@ fn check_configs(configs: &Configs, defaults: &TopicDefaults) -> Result<(), Topi
     Ok(topic::validate(configs, defaults)?)
 }
 
-/// The assignment chunks of a new topic: every partition to `session`, epoch 0, no earlier stream.
-pub fn first_chunks(partitions: u32, session: SessionId) -> Vec<AssignmentChunk> {
-    let mut left = partitions as usize;
-    let mut chunks = Vec::new();
-    while left > 0 {
-        let count = left.min(PARTITIONS_PER_CHUNK);
-        chunks.push(AssignmentChunk { partitions: vec![first_assignment(session); count] });
-        left -= count;
-    }
-    chunks
+/// The assignment chunks of a new topic: epoch 0, no earlier stream. `leaders` has one session per partition.
+pub fn first_chunks(leaders: &[SessionId]) -> Vec<AssignmentChunk> {
+    let chunk = |leaders: &[SessionId]| AssignmentChunk {
+        partitions: leaders.iter().map(|session| first_assignment(*session)).collect(),
+    };
+    leaders.chunks(PARTITIONS_PER_CHUNK).map(chunk).collect()
 }
 
 fn first_assignment(session: SessionId) -> AssignmentRecord {
-    AssignmentRecord { session, leader_epoch: 0, from: Vec::new() }
+    AssignmentRecord { session, leader_epoch: 0, from: Vec::new(), target: None }
 }
 
-/// What adding partitions writes: the topic's new record and the chunks that change or are new, by chunk number.
+/// What adding partitions (led by `leaders`, one for each) writes: the topic's new record and the chunks that change or are new, by chunk number.
 pub fn plan_partitions(
     image: &ClusterImage,
     rules: &TopicRules,
     new: &NewPartitions,
-    session: SessionId,
+    leaders: &[SessionId],
 ) -> Result<(TopicRecord, BTreeMap<u32, AssignmentChunk>), TopicError> {
     let topic = image.topic(&new.name).ok_or_else(|| TopicError::UnknownTopic(new.name.clone()))?;
     let current = topic.partitions.len();
@@ -335,7 +331,7 @@ pub fn plan_partitions(
     }
     check_cluster_partitions(image.partition_count, total - current, rules)?;
     let mut partitions = topic.partitions.clone();
-    partitions.resize(total, first_assignment(session));
+    partitions.extend(leaders.iter().take(total - current).map(|session| first_assignment(*session)));
     let first_chunk = current / PARTITIONS_PER_CHUNK;
     let chunks = partitions[first_chunk * PARTITIONS_PER_CHUNK..].chunks(PARTITIONS_PER_CHUNK);
     let chunks = chunks

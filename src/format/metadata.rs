@@ -119,6 +119,9 @@ pub struct BrokerRecord {
     /// Other doors by name (`grpc`, `http`), as `host:port`.
     #[serde(default)]
     pub endpoints: BTreeMap<String, String>,
+    /// It gives its partitions away and takes none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
 }
 
 /// A session: a stream that may hold committed data. Not on a lease; it outlives its broker.
@@ -187,6 +190,9 @@ pub struct AssignmentRecord {
     /// Streams that the leader takes the state from, newest first; emptied when its own stream holds the state.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<FromStream>,
+    /// The session that is to lead next: the leader gives the partition away to it. Set and taken back by the controller.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_session_text")]
+    pub target: Option<SessionId>,
 }
 
 /// The assignments of up to [`PARTITIONS_PER_CHUNK`] consecutive partitions of a topic.
@@ -236,5 +242,24 @@ mod session_text {
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SessionId, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
         text.parse().map_err(D::Error::custom)
+    }
+}
+
+mod optional_session_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::base::SessionId;
+
+    #[expect(clippy::ref_option, reason = "serde calls it")]
+    pub fn serialize<S: Serializer>(session: &Option<SessionId>, to: S) -> Result<S::Ok, S::Error> {
+        match session {
+            Some(session) => to.collect_str(session),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SessionId>, D::Error> {
+        let text = Option::<std::borrow::Cow<'de, str>>::deserialize(from)?;
+        text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
     }
 }

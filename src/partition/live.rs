@@ -22,6 +22,17 @@ struct TailBatch {
     bytes: Bytes,
 }
 
+/// How far the `Released` entry of a partition is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// There is none.
+    No,
+    /// It is on its way.
+    Pending,
+    /// It is committed.
+    Committed,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Live {
@@ -31,6 +42,8 @@ pub struct Live {
     pub log_end: i64,
     /// A `Dropped` entry is on its way.
     pub dropping: bool,
+    /// Whether it is being given away: then nothing is appended any more.
+    pub release: Release,
     /// The `Acquired` entry is committed: the stream owns the partition.
     pub owned: bool,
     /// Committed batches in memory: the newest ones, without gaps up to the high watermark.
@@ -45,6 +58,7 @@ impl Live {
         let mut live = Self {
             log_end: state.next_offset,
             dropping: false,
+            release: Release::No,
             owned: false,
             tail: VecDeque::new(),
             size_bytes: 0,
@@ -53,6 +67,11 @@ impl Live {
         };
         live.refresh();
         live
+    }
+
+    /// Itself, unless it is being given away.
+    pub fn writable(&self) -> Option<&Self> {
+        (self.release == Release::No).then_some(self)
     }
 
     fn refresh(&mut self) {
@@ -65,6 +84,10 @@ impl Live {
         if let Entry::Acquired(_) = entry {
             // The state was installed when the entry was written; nothing else can have been committed in between.
             self.owned = true;
+            return Ok(());
+        }
+        if let Entry::Released(_) = entry {
+            self.release = Release::Committed;
             return Ok(());
         }
         fold(&mut self.state, object, entry)?;

@@ -21,7 +21,7 @@ use crate::base::{SessionId, TopicPartition};
 use crate::format::entry::{BatchFacts, Entry};
 use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::format::prelude::PRELUDE_BYTES;
-use crate::format::state::{PartitionState, ProducerState};
+use crate::format::state::ProducerState;
 use crate::protocol::batch::header::BatchHeader;
 
 use super::api::{Acks, Appended, LogError};
@@ -32,6 +32,7 @@ use super::producers::{self, Verdict};
 use super::segment_buffer::{Block, CutSegment, OpenSegment};
 use super::tail::TailBudget;
 
+mod leadership;
 mod progress;
 #[cfg(test)]
 mod tests;
@@ -141,6 +142,8 @@ pub struct Machine {
     wal_mode: WalMode,
     object_ids: Uuid,
     partitions: HashMap<TopicPartition, Live>,
+    /// Partitions that were released: what a new leader may still come to read.
+    released: HashMap<TopicPartition, leadership::Given>,
     pending: HashMap<(TopicPartition, i64), Pending>,
     open: Option<OpenSegment>,
     cut: VecDeque<CutSegment>,
@@ -172,6 +175,7 @@ impl Machine {
             wal_mode,
             object_ids,
             partitions: HashMap::new(),
+            released: HashMap::new(),
             pending: HashMap::new(),
             open: None,
             cut: VecDeque::new(),
@@ -209,6 +213,11 @@ impl Machine {
             _ if self.fenced => Err(LogError::Fenced),
             _ => Err(LogError::NotLeader(partition)),
         }
+    }
+
+    /// The partition, if this session leads it and is not giving it away.
+    fn writable(&self, partition: TopicPartition) -> Result<&Live, LogError> {
+        self.partition(partition)?.writable().ok_or(LogError::NotLeader(partition))
     }
 
     /// Every partition this session leads.
@@ -274,29 +283,6 @@ impl Machine {
         }
     }
 
-    /// Takes a partition over in `state` (empty for a new one) under `leader_epoch`.
-    pub fn acquire(
-        &mut self,
-        now: Now,
-        partition: TopicPartition,
-        leader_epoch: i32,
-        mut state: PartitionState,
-    ) -> Ticket {
-        state.leader_epoch = leader_epoch;
-        let ticket = self.append_control(now, partition, Entry::Acquired(Box::new(state.clone())));
-        self.partitions.insert(partition, Live::new(state));
-        ticket
-    }
-
-    /// Deletes a partition. Appends end at once, the rest with the commit.
-    pub fn drop_partition(&mut self, now: Now, partition: TopicPartition) -> Result<Ticket, LogError> {
-        self.partition(partition)?;
-        if let Some(live) = self.partitions.get_mut(&partition) {
-            live.dropping = true;
-        }
-        Ok(self.append_control(now, partition, Entry::Dropped))
-    }
-
     /// Moves log start up to `offset`, at most to the high watermark. `None` when it is there already.
     pub fn move_log_start(
         &mut self,
@@ -304,7 +290,7 @@ impl Machine {
         partition: TopicPartition,
         offset: i64,
     ) -> Result<Option<Ticket>, LogError> {
-        let state = &self.partition(partition)?.state;
+        let state = &self.writable(partition)?.state;
         if offset > state.next_offset || offset < 0 {
             return Err(LogError::OffsetOutOfRange {
                 partition,
@@ -321,7 +307,7 @@ impl Machine {
 
     /// Forgets idle producers that last wrote at or before `up_to_ms`, if there are any.
     pub fn expire_producers(&mut self, now: Now, partition: TopicPartition, up_to_ms: i64) -> Option<Ticket> {
-        let live = self.partition(partition).ok()?;
+        let live = self.writable(partition).ok()?;
         let idle = |p: &ProducerState| p.last_append_ms <= up_to_ms && p.txn_first_offset.is_none();
         if !live.state.producers.values().any(idle) {
             return None;
@@ -362,7 +348,7 @@ impl Machine {
         batch: &[u8],
         acks: Acks,
     ) -> Outcome {
-        let live = match self.partition(partition) {
+        let live = match self.writable(partition) {
             Ok(live) => live,
             Err(error) => return Outcome { result: Err(error), wait: Wait::Nothing },
         };

@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod fold;
+mod leadership;
 pub mod limits;
 pub mod live;
 pub mod machine;
@@ -11,6 +12,7 @@ pub mod metrics;
 pub mod pace;
 pub mod producers;
 pub mod recovery;
+pub mod seal;
 pub mod segment_buffer;
 pub mod service;
 pub mod stream;
@@ -20,5 +22,7 @@ mod wal_cache;
 mod wal_writer;
 
 pub use api::*;
+pub use leadership::PendingChange;
 pub use limits::LogLimits;
+pub use metrics::LogMetrics;
 pub use service::{Log, LogOptions, LogStartError, PendingAppend, Permit, Progress, Subscription, WalFsync};

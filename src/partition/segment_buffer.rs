@@ -91,6 +91,11 @@ impl OpenSegment {
         segment
     }
 
+    /// The entries of a partition, in order.
+    pub fn entries_of(&self, partition: TopicPartition) -> &[Placed] {
+        self.order.get(&partition).map_or(&[], |at| &self.sections[*at].1)
+    }
+
     /// Length so far in bytes.
     pub fn len(&self) -> u32 {
         self.chunk_position + self.chunk.len() as u32
@@ -253,6 +258,12 @@ impl CutSegment {
         let mut blocks = blocks_from(&self.blocks, position).to_vec();
         blocks.push(self.footer.clone());
         blocks
+    }
+
+    /// The entries of a partition, in order.
+    pub fn entries_of(&self, partition: TopicPartition) -> &[Placed] {
+        let found = self.sections.binary_search_by_key(&partition, |section| section.0);
+        found.map_or(&[], |at| &self.sections[at].1)
     }
 
     /// The bytes of a batch, if the segment was not spilled.

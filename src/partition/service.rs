@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
 use crate::base::{Clock, Rng, SessionId, Tasks, TopicPartition};
@@ -117,7 +116,7 @@ impl Log {
     pub async fn start(
         options: LogOptions,
         acquired: Vec<(TopicPartition, i32, PartitionState)>,
-        registry: &mut Registry,
+        metrics: LogMetrics,
     ) -> Result<Self, LogStartError> {
         let wal_mode = match &options.wal_root {
             None => WalMode::None,
@@ -138,7 +137,7 @@ impl Log {
             rng: options.rng,
             tasks: options.tasks,
             runtime: tokio::runtime::Handle::current(),
-            metrics: LogMetrics::new(registry),
+            metrics,
             wal_mode,
             wal_fsync: options.wal_fsync,
             hedge_after_ms: options.hedge_after_ms,
@@ -155,7 +154,9 @@ impl Log {
         }));
         super::wal_writer::spawn(&log)?;
         log.0.tasks.spawn("segment cutter", super::uploader::cut_when_due(log.clone()));
-        log.acquire(acquired).await.map_err(LogStartError::Log)?;
+        if let Some(acquired) = log.acquire(acquired) {
+            acquired.wait().await.map_err(LogStartError::Log)?;
+        }
         Ok(log)
     }
 
@@ -289,7 +290,7 @@ impl Log {
         self.0.metrics.cuts.get_or_create(&CutLabels { reason }).inc();
     }
 
-    fn control<T>(&self, change: impl FnOnce(&mut Machine, Now) -> T) -> T {
+    pub(super) fn control<T>(&self, change: impl FnOnce(&mut Machine, Now) -> T) -> T {
         let now = self.now();
         let (result, wake) = {
             let mut machine = self.0.machine.lock();
@@ -302,43 +303,8 @@ impl Log {
         result
     }
 
-    async fn committed(&self, ticket: Ticket) -> Result<(), LogError> {
+    pub(super) async fn committed(&self, ticket: Ticket) -> Result<(), LogError> {
         wait_for(&mut self.0.progress.subscribe(), Wait::Commit(ticket.seq)).await
-    }
-
-    async fn acquire(&self, partitions: Vec<(TopicPartition, i32, PartitionState)>) -> Result<(), LogError> {
-        let last = self.control(|machine, now| {
-            let acquire = |(partition, epoch, state)| machine.acquire(now, partition, epoch, state);
-            partitions.into_iter().map(acquire).last()
-        });
-        match last {
-            Some(ticket) => self.committed(ticket).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Takes new, empty partitions on, each under its leader epoch. They can be written at once; what is written commits
-    /// with, or after, the entry that makes them ours. Partitions that are led already are left alone.
-    pub fn create_partitions(&self, partitions: &[(TopicPartition, i32)]) {
-        self.control(|machine, now| {
-            for (partition, leader_epoch) in partitions {
-                if machine.partition(*partition).is_err() {
-                    machine.acquire(now, *partition, *leader_epoch, PartitionState::default());
-                }
-            }
-        });
-    }
-
-    /// Deletes partitions; resolves when that is committed. Partitions that are not led are left alone.
-    pub async fn drop_partitions(&self, partitions: &[TopicPartition]) -> Result<(), LogError> {
-        let last = self.control(|machine, now| {
-            partitions.iter().filter_map(|partition| machine.drop_partition(now, *partition).ok()).last()
-        });
-        self.notify(partitions);
-        match last {
-            Some(ticket) => self.committed(ticket).await,
-            None => Ok(()),
-        }
     }
 
     /// Moves log start up to `offset` (at most the high watermark; -1 means exactly there). Resolves with the new log
@@ -442,9 +408,9 @@ impl Log {
         }
     }
 
-    /// Cuts what is open and waits until everything appended so far is committed.
-    pub async fn flush(&self) -> Result<(), LogError> {
-        let target = {
+    /// Cuts what is open, whatever its age; gives the seq of the next segment.
+    pub(super) fn cut_now(&self) -> u64 {
+        let next = {
             let mut machine = self.0.machine.lock();
             if machine.cut_now() {
                 self.count_cut(CutReason::Asked);
@@ -452,10 +418,27 @@ impl Log {
             machine.committed() + machine.uncommitted_segments() as u64
         };
         self.wake(Wake { cut: true, wal: true, deadline: false });
+        next
+    }
+
+    /// Cuts what is open and waits until everything appended so far is committed.
+    pub async fn flush(&self) -> Result<(), LogError> {
+        let target = self.cut_now();
         match target.checked_sub(1) {
             Some(seq) => wait_for(&mut self.0.progress.subscribe(), Wait::Commit(seq)).await,
             None => Ok(()),
         }
+    }
+
+    /// Ends the session for everybody here, whether or not its stream was sealed: nothing is led any more, nothing is
+    /// taken, who waits is told. What is open stays in the write-ahead files.
+    pub fn abandon(&self) {
+        self.0.machine.lock().fence();
+        self.0.progress.send_modify(|progress| progress.fenced = true);
+        self.notify_all();
+        self.0.room.notify_waiters();
+        self.0.wal_stop.store(true, Ordering::SeqCst);
+        self.wake_wal_writer();
     }
 
     /// Flushes, writes a last checkpoint and ends the write-ahead thread. The front doors are closed before.

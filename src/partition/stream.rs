@@ -172,6 +172,32 @@ pub async fn load_stream(store: &Arc<dyn ObjectStore>, session: SessionId) -> Re
     Ok(state)
 }
 
+/// The states of partitions that a session gave away in its segment `seq`. Only that segment is read.
+pub async fn load_released(
+    store: &Arc<dyn ObjectStore>,
+    session: SessionId,
+    seq: u64,
+) -> Result<BTreeMap<TopicPartition, PartitionState>, StreamError> {
+    let key = keys::segment(session, seq);
+    let size_bytes = store.size(&key).await?;
+    let meta = ObjectMeta { key, size_bytes, modified_ms: 0 };
+    let mut released = BTreeMap::new();
+    if let Object::Segment { entries, .. } = read_object(store, seq, &meta).await? {
+        for (partition, entry) in entries {
+            match entry {
+                Entry::Released(state) => {
+                    released.insert(partition, *state);
+                }
+                // Whatever else happened to it later in the segment, the state is not the last one any more.
+                _ => {
+                    released.remove(&partition);
+                }
+            }
+        }
+    }
+    Ok(released)
+}
+
 async fn load_checkpoint(store: &Arc<dyn ObjectStore>, session: SessionId) -> Result<StreamState, StreamError> {
     let mut state = StreamState { session, next_seq: 0, sealed: false, partitions: BTreeMap::new() };
     let listed: Vec<ObjectMeta> = store.list(&keys::checkpoints_prefix(session), None).try_collect().await?;

@@ -195,7 +195,8 @@ fn trim_wal_cache(log: &Log) {
     }
 }
 
-fn fence(log: &Log, key: &str, prelude: &[u8]) {
+/// The stream has ended: nothing is led any more, everybody who waits is told.
+pub fn fence(log: &Log, key: &str, prelude: &[u8]) {
     let by = match Prelude::decode(prelude) {
         Ok(prelude) if prelude.kind == ObjectKind::Seal => "a seal".to_owned(),
         Ok(prelude) => format!("object {} of session {}", prelude.object_id, prelude.session),

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use esker::app::newest_state;
 use esker::base::SessionId;
+use esker::broker::newest_state;
 use esker::cluster::take_over;
 use esker::format::entry::Entry;
 use esker::format::state::{ObjectRef, PartitionState};
@@ -374,7 +374,7 @@ fn truth(
     }
     let mut loaded: HashMap<SessionId, StreamState> =
         taken.from.iter().map(|from| (from.session, streams[&from.session].clone())).collect();
-    Ok(newest_state(topic_partition(partition), &taken, &mut loaded))
+    Ok(newest_state(topic_partition(partition), &taken.from, &mut loaded).unwrap_or_default())
 }
 
 /// 1 and 8: what was acknowledged is read at its offset, from objects that exist.

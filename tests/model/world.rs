@@ -10,8 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use esker::app::newest_state;
 use esker::base::{SessionId, TopicPartition};
+use esker::broker::newest_state;
 use esker::cluster::take_over;
 use esker::format::entry::{BatchFacts, Entry};
 use esker::format::metadata::{AssignmentRecord, FromStream};
@@ -303,7 +303,7 @@ impl World {
                 let mut found = assigned.from.iter().filter_map(|from| streams[&from.session].partitions.get(&tp));
                 found.next().cloned().unwrap_or_default()
             }
-            _ => newest_state(tp, &assigned, &mut streams),
+            _ => newest_state(tp, &assigned.from, &mut streams).unwrap_or_default(),
         };
         state.leader_epoch = assigned.leader_epoch;
         let end = state.next_offset;

@@ -4,14 +4,18 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
-use esker::app::node::{Node, NodeParts};
 use esker::app::options::Doors;
+use esker::app::{
+    self,
+    node::{Node, NodeParts},
+};
 use esker::base::clock::Source;
-use esker::base::{Clock, Rng, Tasks};
+use esker::base::{Clock, Rng, SessionId, Tasks};
 use esker::cache::MemoryPages;
 use esker::cluster::identity::{Place as Member, settle_cluster_id};
-use esker::cluster::{Identity, KeySpace};
+use esker::cluster::{Identity, KeySpace, ProbeOutcome, Reach};
 use esker::config::{ObjectStoreSetting, Settings};
 use esker::meta::MetaStore;
 use esker::objstore::hedge::{HedgePolicy, HedgeStore};
@@ -30,6 +34,24 @@ use crate::world::{Host, Place, WALL_START_MS, World};
 
 /// One request to the store is given up after this many milliseconds.
 const REQUEST_TIMEOUT_MS: u64 = 3_000;
+
+/// Pause before a start goes on after a failure, in milliseconds.
+const RETRY_MS: u64 = 500;
+
+/// There are no other brokers yet.
+#[derive(Debug)]
+struct Alone;
+
+#[async_trait::async_trait]
+impl Reach for Alone {
+    async fn seal(&self, session: SessionId) -> Result<u64, String> {
+        Err(format!("{session} is no other broker's"))
+    }
+
+    async fn probe(&self, _: &str, _: u64) -> ProbeOutcome {
+        ProbeOutcome::Silent
+    }
+}
 
 /// The clocks of one machine: the wall clock may be wrong, the boot clock only differs from others by when it began.
 #[derive(Clone)]
@@ -243,6 +265,7 @@ impl Life {
             tasks: &self.tasks,
             meta,
             keys,
+            reach: Arc::new(Alone),
             store,
             pages: Arc::new(MemoryPages::new(self.settings.cache.memory_bytes)),
             disk: Arc::new(self.disk.clone()),
@@ -256,16 +279,22 @@ impl Life {
             doors,
         };
         let mut counters = Counters::default();
-        let node =
+        let mut node =
             Node::start(parts, &mut counters, |phase| world.trace(&name, format_args!("phase: {phase}"))).await?;
         net.listen(self.id, self.runtime.clone(), node.front().clone());
-        *state.lock() = Stage::Serving(node.log().clone());
-        world.trace(&name, format_args!("serves as session {}", node.log().session()));
-        let mut progress = node.log().progress();
-        let stop = self.tasks.stopping();
-        if let Some(Ok(_)) = stop.run_until_cancelled(progress.wait_for(|progress| progress.fenced)).await {
-            anyhow::bail!("fenced");
+        while let Err(error) = node.open().await {
+            world.trace(&name, format_args!("cannot open: {error}"));
+            tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
         }
+        let heard = |stage: app::node::Stage, node: &Node| match stage {
+            app::node::Stage::Rejoining => world.trace(&name, format_args!("rejoins")),
+            app::node::Stage::Serving => {
+                *state.lock() = Stage::Serving(node.log().clone());
+                world.trace(&name, format_args!("serves as session {}", node.log().session()));
+            }
+        };
+        heard(app::node::Stage::Serving, &node);
+        node.serve(&self.tasks.stopping(), heard).await?;
         // Dropped with the runtime, as a killed process is.
         std::future::pending::<()>().await;
         drop(node);

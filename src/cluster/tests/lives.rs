@@ -45,10 +45,10 @@ async fn a_session_is_forgotten_when_it_is_old_and_nothing_names_it() {
     let forget = async || next.sessions.forget_old(&next.catalogue.image(), 1_000).await.expect("done");
     next.time.advance_ms(1_000);
     assert_eq!(forget().await, 0, "it leads a partition");
-    next.catalogue.assign_to(new, &[(old, 12)].into()).await.expect("taken over");
+    next.succeed(old, 12).await;
     assert_eq!(forget().await, 0, "a partition's state is there");
     let partition = next.catalogue.image().topic("a").expect("shown").partition(0);
-    next.catalogue.clear_from(new, &[(partition, 1)]).await.expect("cleared");
+    next.catalogue.clear_from(new, &[(partition, 1)].into()).await.expect("cleared");
     let young = next.sessions.forget_old(&next.catalogue.image(), 1_001).await;
     assert_eq!(young.expect("done"), 0, "it is not old enough");
     assert_eq!(forget().await, 1);

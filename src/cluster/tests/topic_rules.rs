@@ -224,18 +224,18 @@ async fn racing_creates_of_one_topic_have_one_winner() {
 }
 
 #[tokio::test]
-async fn a_broker_that_is_not_the_controller_changes_nothing() {
+async fn without_a_controller_nothing_changes() {
     let bench = bench(TopicRules::default()).await;
     bench.create("a", 1).await.expect("created");
-    // Another controller takes over; the image of this one is still the old one.
+    // Its lease ends; the image is still the old one.
     let image = bench.catalogue.image();
     bench.registration.release().await.expect("released");
     let piece = crate::cluster::batch::Piece::default();
-    let outcome = bench.catalogue.commit(&image, &[piece]).await;
+    let outcome = bench.catalogue.commit(&image, crate::cluster::catalogue::Guard::Reign, &[piece]).await;
     assert!(matches!(outcome, Ok(None)), "{outcome:?}");
-    assert_eq!(bench.create("b", 1).await.expect_err("no controller").code(), 41);
+    assert_eq!(bench.create("b", 1).await.expect_err("no controller").code(), 7);
     let change = ConfigChange::Replace(vec![("retention.ms".to_owned(), Some("5".to_owned()))]);
-    assert_eq!(bench.catalogue.alter_configs("a", &change, false).await.expect_err("no controller").code(), 41);
+    assert_eq!(bench.catalogue.alter_configs("a", &change, false).await.expect_err("no controller").code(), 7);
     assert!(bench.registration.announce(&broker(bench.registration.session())).await.is_err());
     assert!(*bench.registration.ended().borrow());
 }
@@ -318,8 +318,7 @@ proptest! {
                     Op::Restart => {
                         let old = bench.registration.session();
                         let next = bench_on(bench.store.clone(), bench.time.clone(), TopicRules::default()).await;
-                        let sealed = [(old, 5)].into();
-                        next.catalogue.assign_to(next.registration.session(), &sealed).await.expect("taken over");
+                        next.succeed(old, 5).await;
                         let image = next.catalogue.image();
                         assert_eq!(image.led_by(next.registration.session()).count(), image.partition_count);
                         bench = next;

@@ -25,4 +25,4 @@ pub use self::api::{Caller, Input, Reply};
 pub use self::find::{Coordinating, KeyType, find_coordinator, partition_for};
 pub use self::machine::GroupMachine;
 pub use self::metrics::{GroupMetrics, SkipLabel, StateLabel};
-pub use self::service::GroupCoordinator;
+pub use self::service::{CoordinatorMetrics, GroupCoordinator};

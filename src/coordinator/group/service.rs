@@ -52,6 +52,20 @@ macro_rules! expect {
     };
 }
 
+/// What the coordinator counts, over all lives of it in a process. Clones share the counters.
+#[derive(Debug, Clone)]
+pub struct CoordinatorMetrics {
+    groups: GroupMetrics,
+    runtime: RuntimeMetrics,
+}
+
+impl CoordinatorMetrics {
+    /// Makes the counters and names them in `registry`.
+    pub fn register(registry: &mut Registry) -> Self {
+        Self { groups: GroupMetrics::register(registry), runtime: RuntimeMetrics::register(registry, "group") }
+    }
+}
+
 impl GroupCoordinator {
     /// Leads no partition yet: see [`GroupCoordinator::elect`].
     pub fn new(
@@ -60,10 +74,9 @@ impl GroupCoordinator {
         clock: Clock,
         rng: Rng,
         tasks: Tasks,
-        registry: &mut Registry,
+        metrics: CoordinatorMetrics,
     ) -> Self {
-        let metrics = GroupMetrics::register(registry);
-        let runtime_metrics = RuntimeMetrics::register(registry, "group");
+        let CoordinatorMetrics { groups: metrics, runtime: runtime_metrics } = metrics;
         let partitions = settings.offsets_topic_partitions.max(1);
         let max_groups = max_groups_per_shard(settings.max_groups, partitions);
         let settings = Arc::new(settings);

@@ -180,7 +180,9 @@ impl<M: Machine> Shard<M> {
                     Err(error) => {
                         tracing::warn!(partition, %error, "cannot load a coordinator shard; trying again");
                         *refused_with.lock() = match error.kind {
-                            ErrorKind::Fenced | ErrorKind::NotFound => ResponseError::NotCoordinator,
+                            ErrorKind::Fenced | ErrorKind::NotFound | ErrorKind::Conflict => {
+                                ResponseError::NotCoordinator
+                            }
                             _ => ResponseError::CoordinatorLoadInProgress,
                         };
                     }

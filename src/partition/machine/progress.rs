@@ -107,11 +107,14 @@ impl Machine {
         for (partition, entries) in &segment.sections {
             touched.push(*partition);
             for placed in entries {
-                let Some(live) = self.partitions.get_mut(partition) else { continue };
                 if placed.entry == Entry::Dropped {
-                    self.partitions.remove(partition);
-                    self.pending.retain(|(owner, _), _| owner != partition);
+                    self.dropped(*partition);
                     continue;
+                }
+                let Some(live) = self.partitions.get_mut(partition) else { continue };
+                if matches!(placed.entry, Entry::Acquired(_)) {
+                    // From here on the stream holds the newer state.
+                    self.released.remove(partition);
                 }
                 live.commit(object, &placed.entry, segment)?;
                 if let Entry::Batch(facts) = &placed.entry {
@@ -147,7 +150,8 @@ impl Machine {
         let seq = self.committed.checked_sub(1)?;
         self.checkpointed = self.committed;
         self.checkpoint_us = now_us;
-        let owned = self.partitions.iter().filter(|(_, live)| live.owned);
-        Some((seq, owned.map(|(partition, live)| (*partition, &live.state)).collect()))
+        let owned = self.partitions.iter().filter(|(_, live)| live.owned).map(|(p, live)| (*p, &live.state));
+        let given = self.released.iter().map(|(partition, given)| (*partition, &given.state));
+        Some((seq, given.chain(owned).collect()))
     }
 }

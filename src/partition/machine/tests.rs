@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::format::segment::read_footer;
+use crate::format::state::PartitionState;
 use crate::partition::api::{Isolation, ReadSource};
 use crate::partition::stream::StreamState;
 use crate::protocol::batch::builder::BatchBuilder;

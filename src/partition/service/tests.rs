@@ -12,7 +12,7 @@ use crate::objstore::ObjectStore;
 use crate::objstore::local::LocalStore;
 use crate::objstore::memory::MemoryStore;
 use crate::partition::recovery::{RecoveryPlace, finish_stream};
-use crate::partition::{Acks, Isolation, Log, LogLimits, LogOptions, ReadSource, WalFsync};
+use crate::partition::{Acks, Isolation, Log, LogLimits, LogMetrics, LogOptions, ReadSource, WalFsync};
 use crate::protocol::batch::{BatchHeader, build_batch};
 use crate::wal::LocalDisk;
 
@@ -35,7 +35,9 @@ async fn start(store: &Arc<dyn ObjectStore>, wal_root: Option<&Path>, epoch: u64
         rng: Rng::seeded(epoch),
         tasks: Tasks::new(),
     };
-    Log::start(options, vec![(PARTITION, epoch as i32, state)], &mut Registry::default()).await.unwrap()
+    Log::start(options, vec![(PARTITION, epoch as i32, state)], LogMetrics::new(&mut Registry::default()))
+        .await
+        .unwrap()
 }
 
 async fn append(log: &Log, text: &str, acks: Acks) -> i64 {

@@ -286,18 +286,16 @@ proptest! {
             world.bench.commit(commit_request(&format!("s{group}"), -1, "", group));
         }
         let from = world.bench.log.len();
-        let mut cursor: Option<String> = None;
+        let (slice, mut cursor) = world.bench.machine.snapshot(None, slice_bytes);
+        world.bench.log.extend(slice);
+        world.bench.committed = world.bench.log.len();
         for step in steps.iter().filter(|step| !matches!(step, Step::Restart)) {
+            let Some(after) = cursor.take() else { break };
             world.run(step);
-            let (slice, next) = world.bench.machine.snapshot(cursor.as_deref(), slice_bytes);
-            for record in slice {
-                world.bench.log.push(record);
-            }
+            let (slice, next) = world.bench.machine.snapshot(Some(&after), slice_bytes);
+            world.bench.log.extend(slice);
             world.bench.committed = world.bench.log.len();
             cursor = next;
-            if cursor.is_none() {
-                break;
-            }
         }
         while let Some(after) = cursor {
             let (slice, next) = world.bench.machine.snapshot(Some(&after), slice_bytes);

@@ -18,7 +18,7 @@ use super::bench::{
 use super::fake_log::FakeLog;
 use crate::base::{ManualClock, Rng, Tasks};
 use crate::config::GroupSettings;
-use crate::coordinator::group::{Caller, GroupCoordinator};
+use crate::coordinator::group::{Caller, CoordinatorMetrics, GroupCoordinator};
 
 struct World {
     clock: ManualClock,
@@ -40,7 +40,7 @@ impl World {
             // Another life draws other ids.
             Rng::seeded(log.appends() as u64),
             tasks.clone(),
-            &mut registry,
+            CoordinatorMetrics::register(&mut registry),
         );
         Self { clock, tasks, groups, registry }
     }

@@ -13,20 +13,21 @@ use tokio::net::{TcpSocket, TcpStream};
 use uuid::Uuid;
 
 use crate::base::{Clock, Rng, SessionId, Tasks};
-use crate::broker::{Broker, BrokerSlot, GroupParts, Groups, Metrics as BrokerMetrics, Partitions, Parts};
+use crate::broker::{Broker, BrokerSlot, GroupParts, Groups, Loader, Metrics as BrokerMetrics, Partitions, Parts};
 use crate::cache::{self, MemoryPages, ObjectReader};
 use crate::cluster::{
-    Catalogue, Identity, Key, KeySpace, Metrics as ClusterMetrics, ProducerIds, Registration, Sessions, TopicRules,
+    Catalogue, Identity, KeySpace, Metrics as ClusterMetrics, ProducerIds, Registration, Sessions, TopicRules,
 };
 use crate::config::topic::broker::BrokerConfigs;
 use crate::config::{GroupSettings, KafkaSettings};
+use crate::coordinator::group::CoordinatorMetrics;
 use crate::fetch::{Fetches, Metrics as FetchMetrics, Reader, Settings as ReadSettings, StoreSource};
-use crate::format::metadata::{AssignmentChunk, AssignmentRecord, BrokerRecord, MetadataValue, PARTITIONS_PER_CHUNK};
+use crate::format::metadata::BrokerRecord;
 use crate::frontend::kafka::{EXTERNAL_ENDPOINT, Front, bind, serve};
-use crate::meta::{MemoryMeta, MetaStore, Write};
+use crate::meta::{MemoryMeta, MetaStore};
 use crate::objstore::ObjectStore;
 use crate::objstore::memory::MemoryStore;
-use crate::partition::{Log, LogLimits, LogOptions, WalFsync};
+use crate::partition::{Log, LogLimits, LogMetrics, LogOptions, WalFsync};
 
 /// A test that waits longer for an answer has found a request that nobody answers.
 const LONGEST_ANSWER: Duration = Duration::from_secs(30);
@@ -71,6 +72,7 @@ pub async fn house(settings: KafkaSettings) -> House {
         port: address.port(),
         rack: None,
         endpoints: [(EXTERNAL_ENDPOINT.to_owned(), OUTSIDE.to_owned())].into(),
+        draining: false,
     };
     registration.announce(&record).await.unwrap();
     let newest = meta.range("").await.unwrap().revision;
@@ -89,9 +91,9 @@ pub async fn house(settings: KafkaSettings) -> House {
         rng: rng.clone(),
         tasks: tasks.clone(),
     };
-    let log = Log::start(options, Vec::new(), &mut registry).await.unwrap();
+    let log = Log::start(options, Vec::new(), LogMetrics::new(&mut registry)).await.unwrap();
     let objects = ObjectReader::new(
-        Arc::new(StoreSource::new(store)),
+        Arc::new(StoreSource::new(store.clone())),
         Arc::new(MemoryPages::new(1 << 20)),
         cache::Settings::default(),
         cache::Metrics::register(&mut registry),
@@ -100,8 +102,9 @@ pub async fn house(settings: KafkaSettings) -> House {
         Reader::new(Arc::new(log.clone()), objects, ReadSettings::default(), FetchMetrics::register(&mut registry));
     let fetches = Fetches::new(reader, 100);
     let metrics = BrokerMetrics::register(&mut registry);
+    let loader = Loader { store, catalogue: catalogue.clone(), log: log.clone(), finished: Arc::default() };
+    let partitions = Partitions::follow(loader, metrics.clone(), &tasks);
     let log = Arc::new(log);
-    let partitions = Partitions::follow(catalogue.clone(), log.clone(), session, metrics.clone(), &tasks);
     let group = GroupParts {
         catalogue: &catalogue,
         log: log.clone(),
@@ -113,7 +116,7 @@ pub async fn house(settings: KafkaSettings) -> House {
         rng: rng.clone(),
         tasks: &tasks,
     };
-    let groups = Groups::start(group, &mut registry);
+    let groups = Groups::start(group, CoordinatorMetrics::register(&mut registry));
     let producer_ids = ProducerIds::new(meta, &keys, cluster_metrics);
     let (shown, settled) = (catalogue.clone(), partitions.clone());
     let broker = Broker::new(Parts {
@@ -134,7 +137,7 @@ pub async fn house(settings: KafkaSettings) -> House {
 }
 
 impl House {
-    /// Another broker that is on record but not there, with a session of its own.
+    /// Another broker that is on record but not there, with a session of its own. It drains: no new partition is its.
     pub async fn neighbour(&self, broker_id: i32, host: &str, rack: Option<&str>) -> Registration {
         let directory_id = Uuid::from_u128(broker_id as u128);
         let identity = Identity { broker_id, directory_id, host: host.to_owned(), pid: 1 };
@@ -145,6 +148,7 @@ impl House {
             port: 9092,
             rack: rack.map(str::to_owned),
             endpoints: std::collections::BTreeMap::default(),
+            draining: true,
         };
         registration.announce(&record).await.unwrap();
         self.caught_up().await;
@@ -155,21 +159,27 @@ impl House {
     pub async fn caught_up(&self) {
         let newest = self.sessions.store.range("").await.unwrap().revision;
         self.catalogue.wait_for(newest).await;
-        self.partitions.settled(newest).await;
+        let mut status = self.partitions.status();
+        status.wait_for(|status| status.version >= newest && status.opening == 0).await.unwrap();
     }
 
-    /// Moves a partition (of the first hundred) to another session, under the next leader epoch.
+    /// Has a partition moved to another session, as the controller has it moved: handed over if it is led here, taken over
+    /// if a neighbour leads it, whose stream is sealed for that.
     pub async fn give(&self, topic: &str, partition: i32, to: SessionId) {
         let image = self.catalogue.image();
-        let topic = image.topic(topic).unwrap();
-        let mut partitions: Vec<AssignmentRecord> =
-            topic.partitions.iter().take(PARTITIONS_PER_CHUNK).cloned().collect();
-        let moved = &mut partitions[partition as usize];
-        moved.session = to;
-        moved.leader_epoch += 1;
-        let key = self.sessions.keys.key(&Key::Assignments(topic.id, 0));
-        let value = AssignmentChunk { partitions }.encode();
-        self.sessions.store.txn(Vec::new(), vec![Write::Put { key, value, lease: 0 }]).await.unwrap();
+        let partition = image.topic(topic).unwrap().partition(partition);
+        let leader = image.leader(partition).unwrap().session;
+        if leader == self.session {
+            self.catalogue.set_targets(self.session, &[(partition, Some(to))].into()).await.unwrap();
+        } else {
+            self.sessions.mark_sealed(leader, 0).await.unwrap();
+            self.caught_up().await;
+            self.catalogue.take_over(self.session, &[(partition, to)].into()).await.unwrap();
+        }
+        let mut versions = self.catalogue.subscribe();
+        while self.catalogue.image().leader(partition).unwrap().session != to {
+            versions.changed().await.unwrap();
+        }
         self.caught_up().await;
     }
 
