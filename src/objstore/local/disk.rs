@@ -2,17 +2,17 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read as _, Write as _};
+use std::io::{self, BufWriter, Write as _};
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
+use rustix::io::{Errno, pread};
 
 use crate::base::Rng;
 use crate::objstore::{Created, Payload, StoreError};
@@ -115,13 +115,16 @@ impl Disk {
         let file = self.open_object(key)?;
         let end = range.end.min(file.metadata()?.len());
         let wanted = usize::try_from(end.saturating_sub(range.start)).map_err(io::Error::other)?;
-        if range.start == 0 {
-            let mut bytes = Vec::with_capacity(wanted);
-            file.take(wanted as u64).read_to_end(&mut bytes)?;
-            return Ok(bytes.into());
+        let mut bytes = Vec::with_capacity(wanted);
+        while bytes.len() < wanted {
+            let position = range.start + bytes.len() as u64;
+            match pread(&file, spare_capacity(&mut bytes), position) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
         }
-        let mut bytes = vec![0; wanted];
-        file.read_exact_at(&mut bytes, range.start)?;
+        bytes.truncate(wanted);
         Ok(bytes.into())
     }
 
