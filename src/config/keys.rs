@@ -167,7 +167,7 @@ pub const KEYS: &[Key] = &[
         set!(cluster.drain_timeout_ms = number)),
     key!("flush.bytes", Kind::Size(64 * KIB, 256 * MIB), Default::Is("8MiB"), false,
         "The open segment is uploaded when it holds this much.", set!(log.flush_bytes = size)),
-    key!("flush.linger", Kind::Duration(0, MINUTE), Default::ByStore { local: "5ms", s3: "250ms" }, false,
+    key!("flush.linger", Kind::Duration(0, MINUTE), Default::ByStore { local: "10ms", s3: "250ms" }, false,
         "… or when its oldest byte is this old.", set!(log.flush_linger_ms = number)),
     key!("flush.idle", Kind::Duration(0, MINUTE), Default::Is("5ms"), false,
         "… or when replies wait and nothing came for this long, as often as `flush.put_rate` allows.",
@@ -192,7 +192,7 @@ pub const KEYS: &[Key] = &[
     key!("memory.unflushed", Kind::Size(MIB, TIB), Default::Is("128MiB"), false,
         "Bytes taken from producers and not yet committed. At the limit producers wait.",
         set!(log.unflushed_bytes = size)),
-    key!("memory.tail", Kind::Size(0, TIB), Default::Is("64MiB"), false,
+    key!("memory.tail", Kind::Size(0, TIB), Default::ByStore { local: "32MiB", s3: "64MiB" }, false,
         "Committed segments kept in memory for consumers at the end.", set!(log.memory_tail_bytes = size)),
     key!("wal.fsync", Kind::Choice(&["group", "never"]), Default::Is("group"), false,
         "When the write-ahead file is synced: `group`, before an acks=1 reply, one sync for all that wait; \

@@ -256,7 +256,7 @@ impl Default for LogSettings {
     fn default() -> Self {
         Self {
             flush_bytes: (8 * MIB) as usize,
-            flush_linger_ms: 5,
+            flush_linger_ms: 10,
             flush_idle_ms: 5,
             put_rate_per_s: f64::INFINITY,
             put_burst: 8,
@@ -265,7 +265,7 @@ impl Default for LogSettings {
             unflushed_bytes: (128 * MIB) as usize,
             wal_fsync: FsyncPolicy::Group,
             wal_disk_bytes: GIB,
-            memory_tail_bytes: (64 * MIB) as usize,
+            memory_tail_bytes: (32 * MIB) as usize,
             checkpoint_interval_ms: 300_000,
             checkpoint_segments: 512,
         }
