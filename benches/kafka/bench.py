@@ -307,7 +307,7 @@ def described(kind, server):
 
 # What profiles of the measured version say (perf on the broker, release build, ext4); change it with what it describes.
 FINDINGS = """\
-Where the rest goes, from profiles of the broker (perf, 2026-11-22):
+Where the rest goes, from profiles of the broker (perf, 2026-11-22, `flush.linger` still 5 ms):
 
 - Producing with acks=all, 70 % of the CPU is spent in the kernel: about a fifth creates the segments' files, another sixth to
   fifth syncs file and directory, a tenth copies into the page cache. On a local directory each cut is a file with two syncs; Kafka's
@@ -316,6 +316,8 @@ Where the rest goes, from profiles of the broker (perf, 2026-11-22):
 - Esker's own code (decoding, checksums, bookkeeping, waking tasks) is a fifth of it, a quarter with small records.
 - A consumer that is behind costs what its pages cost: segments hold all partitions, so partitions that are read at different
   speeds read the same pages again once they left `cache.memory`. Kafka hands its files to the socket inside the kernel (sendfile).
+- What a record waits for at acks=all is `flush.linger` and the syncs, 12 to 15 ms here; Kafka's defaults answer from the page cache
+  in 1 to 5 ms.
 - Memory is what the settings give: `memory.tail` and `cache.memory`, requests and replies under way, the open segments. Halving
   and quartering them (8 MiB, 16 MiB, `memory.unflushed` 32 MiB) brought the peak under 100 MB and doubled the CPU of a librdkafka
   consumer that is behind.
