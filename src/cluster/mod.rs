@@ -41,4 +41,6 @@ pub use placement::take_over;
 pub use producer_ids::ProducerIds;
 pub use registration::{Identity, Registration, Sessions};
 pub use suspicion::ProbeOutcome;
+#[cfg(test)]
+pub use tests::picture;
 pub use topics::{ConfigChange, ConfigOp, NewPartitions, NewTopic, TopicRules, check_name};

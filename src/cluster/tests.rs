@@ -3,6 +3,9 @@
 mod assigning;
 mod ids;
 mod lives;
+pub mod picture;
+mod placing;
+mod suspecting;
 mod topic_rules;
 
 use std::sync::Arc;

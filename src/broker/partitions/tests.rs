@@ -1,1 +1,109 @@
+//! What is done so that the log follows the catalogue.
 
+use std::collections::BTreeMap;
+
+use super::machine::{Load, Machine, Work};
+use crate::base::SessionId;
+use crate::cluster::Handover;
+use crate::cluster::picture::{Picture, leaving, led, led_from, partition, session};
+use crate::format::metadata::FromStream;
+
+const OWN: SessionId = SessionId { broker_id: 1, epoch: 1 };
+const OTHER: SessionId = SessionId { broker_id: 2, epoch: 2 };
+
+fn from(session: SessionId, leader_epoch: i32, sealed_seq: u64) -> FromStream {
+    FromStream { session, leader_epoch, sealed_seq }
+}
+
+fn nothing() -> Work {
+    Work::default()
+}
+
+#[test]
+fn a_new_partition_is_led_at_once() {
+    let mut machine = Machine::new(OWN);
+    let picture = Picture::of(2).topic(1, vec![led(OWN, 0), led(OTHER, 0)]);
+    let work = machine.plan(&picture.image, &[]);
+    assert_eq!(work, Work { create: vec![(partition(1, 0), 0)], ..nothing() });
+    assert_eq!((machine.led(), machine.opening()), (1, 0));
+    assert_eq!(machine.plan(&picture.image, &[]), nothing(), "nothing is done twice");
+}
+
+#[test]
+fn one_that_was_another_s_is_loaded_led_and_cleared_in_that_order() {
+    let old = session(3, 1);
+    let picture = Picture::of(2).sealed(old, 7).topic(1, vec![led_from(OWN, 4, old, 7)]);
+    let mut machine = Machine::new(OWN);
+    let load = Load { partition: partition(1, 0), epoch: 4, from: vec![from(old, 3, 7)] };
+    assert_eq!(machine.plan(&picture.image, &[]), Work { load: vec![load.clone()], ..nothing() });
+    assert_eq!(machine.opening(), 1);
+    // The store did not answer: it is read again.
+    machine.load_failed(partition(1, 0), 4);
+    assert_eq!(machine.plan(&picture.image, &[]), Work { load: vec![load], ..nothing() });
+    assert!(machine.loaded(partition(1, 0), 4));
+    assert!(!machine.loaded(partition(1, 0), 4), "once");
+    assert_eq!(machine.plan(&picture.image, &[]), nothing(), "`from` stays until the stream says that it is ours");
+    machine.acquired(partition(1, 0), 4);
+    let clear = BTreeMap::from([(partition(1, 0), 4)]);
+    assert_eq!(machine.plan(&picture.image, &[]), Work { clear: clear.clone(), ..nothing() });
+    assert_eq!(machine.plan(&picture.image, &[]), nothing());
+    machine.clear_ended(partition(1, 0), 4);
+    assert_eq!(machine.plan(&picture.image, &[]), Work { clear, ..nothing() }, "it had failed");
+}
+
+#[test]
+fn one_that_goes_is_released_before_it_is_handed_over_and_forgotten_after() {
+    let tp = partition(1, 0);
+    let mut machine = Machine::new(OWN);
+    machine.plan(&Picture::of(2).topic(1, vec![led(OWN, 0)]).image, &[]);
+    let going = Picture::of(2).topic(1, vec![leaving(OWN, 0, OTHER)]);
+    assert_eq!(machine.plan(&going.image, &[]), Work { give_away: vec![(tp, 0)], ..nothing() });
+    assert_eq!(machine.plan(&going.image, &[]), nothing(), "not before the entry is committed");
+    machine.released(tp, 0, 12);
+    let handover = Handover { leader_epoch: 0, target: OTHER, released_seq: 12 };
+    assert_eq!(machine.plan(&going.image, &[]), Work { hand_over: [(tp, handover)].into(), ..nothing() });
+    assert_eq!(machine.plan(&going.image, &[]), nothing());
+    machine.hand_over_ended(tp);
+    assert_eq!(machine.plan(&going.image, &[]).hand_over.len(), 1, "it had failed");
+    // The state stays in the stream for as long as the assignment names it.
+    let gone = Picture::of(2).topic(1, vec![led_from(OTHER, 1, OWN, 13)]);
+    assert_eq!(machine.plan(&gone.image, &[(tp, 0)]), Work { forget: vec![tp], ..nothing() });
+    let cleared = Picture::of(2).topic(1, vec![led(OTHER, 1)]);
+    assert_eq!(machine.plan(&cleared.image, &[(tp, 0)]), Work { drop_given: vec![tp], ..nothing() });
+}
+
+#[test]
+fn a_release_whose_target_is_gone_comes_back_under_a_new_epoch() {
+    let tp = partition(1, 0);
+    let mut machine = Machine::new(OWN);
+    machine.plan(&Picture::of(2).topic(1, vec![led(OWN, 3)]).image, &[]);
+    machine.plan(&Picture::of(2).topic(1, vec![leaving(OWN, 3, OTHER)]).image, &[]);
+    machine.released(tp, 3, 8);
+    let alone = Picture::of(1).sealed(OTHER, 2).topic(1, vec![leaving(OWN, 3, OTHER)]);
+    let back = Handover { leader_epoch: 3, target: OWN, released_seq: 8 };
+    assert_eq!(machine.plan(&alone.image, &[]).hand_over, [(tp, back)].into());
+    let returned = Picture::of(1).topic(1, vec![led_from(OWN, 4, OWN, 9)]);
+    let work = machine.plan(&returned.image, &[(tp, 3)]);
+    let load = Load { partition: tp, epoch: 4, from: vec![from(OWN, 3, 9)] };
+    assert_eq!(work, Work { forget: vec![tp], load: vec![load], ..nothing() });
+}
+
+#[test]
+fn what_is_taken_away_without_a_release_means_that_the_stream_was_sealed() {
+    let mut machine = Machine::new(OWN);
+    machine.plan(&Picture::of(2).topic(1, vec![led(OWN, 0)]).image, &[]);
+    let taken = Picture::of(2).topic(1, vec![led_from(OTHER, 1, OWN, 30)]);
+    assert_eq!(machine.plan(&taken.image, &[]), Work { taken: true, ..nothing() });
+}
+
+#[test]
+fn a_deleted_topic_is_dropped_and_one_that_was_still_loading_only_forgotten() {
+    let old = session(3, 1);
+    let mut machine = Machine::new(OWN);
+    let both = Picture::of(2).sealed(old, 7).topic(1, vec![led(OWN, 0), led_from(OWN, 1, old, 7)]);
+    machine.plan(&both.image, &[]);
+    let none = Picture::of(2).sealed(old, 7);
+    assert_eq!(machine.plan(&none.image, &[]), Work { drop: vec![partition(1, 0)], ..nothing() });
+    assert!(!machine.loaded(partition(1, 1), 1), "nobody wants it any more");
+    assert_eq!((machine.led(), machine.opening()), (0, 0));
+}
