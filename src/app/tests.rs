@@ -65,7 +65,7 @@ fn no_sub_command_prints_help() {
 #[test]
 fn help_tells_default_bounds_and_other_places() {
     let Ok(Action::Print(help)) = try_parse("esker serve --help") else { panic!("no help") };
-    for part in ["--flush-linger", "ESKER_FLUSH_LINGER", "flush.linger", "5ms (file, memory), 250ms (s3)", "0..1min"] {
+    for part in ["--flush-linger", "ESKER_FLUSH_LINGER", "flush.linger", "10ms (file, memory), 250ms (s3)", "0..1min"] {
         assert!(help.contains(part), "{part} in {help}");
     }
     let Ok(Action::Print(short)) = try_parse("esker serve -h") else { panic!("no help") };
