@@ -26,6 +26,8 @@ use crate::base::{Clock, SessionId, Tasks, crash};
 
 /// Pause after something failed, in milliseconds.
 const RETRY_MS: u64 = 500;
+/// Pause before a broker that has refused a probe is asked again, in milliseconds.
+const DOUBT_MS: u64 = 50;
 /// Those who would replace a dead controller wait for this many milliseconds per living broker with a smaller id.
 const SUCCESSION_MS: u64 = 200;
 
@@ -86,9 +88,11 @@ impl Controller {
         let stopping = stop.clone();
         tasks.spawn("broker probes", async move {
             let mut suspicion = Suspicion::new(prober.settings.probe_misses);
-            let pause = Duration::from_millis(prober.settings.probe_interval_ms.max(1));
-            while stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+            let interval_ms = prober.settings.probe_interval_ms.max(1);
+            let mut pause_ms = interval_ms;
+            while stopping.run_until_cancelled(tokio::time::sleep(Duration::from_millis(pause_ms))).await.is_some() {
                 prober.probe(&mut suspicion, &suspects).await;
+                pause_ms = if suspicion.is_urgent() { interval_ms.min(DOUBT_MS) } else { interval_ms };
             }
         });
         let sealing = Sealing { under_way: Arc::default(), done: Arc::default(), tasks: tasks.clone() };

@@ -4,6 +4,9 @@
 //! would seal each other for ever. So a session is suspected only after it has answered once (a wrong address is no sign of
 //! death), and a broker that came back after a mistake is given twice as long the next time.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::SessionId;
@@ -91,6 +94,11 @@ impl Suspicion {
         let strikes = self.strikes.get(&session.broker_id).map_or(0, |strike| strike.count);
         let limit = self.misses.saturating_mul(1 << strikes);
         self.known.get(&session).is_some_and(|standing| standing.answered && standing.silences >= limit)
+    }
+
+    /// Whether the next probe may show somebody to be dead who has just refused one: it should not wait.
+    pub fn is_urgent(&self) -> bool {
+        self.known.values().any(|standing| standing.answered && (1..REFUSALS).contains(&standing.refusals))
     }
 
     /// Who looks dead now.
