@@ -49,8 +49,8 @@ impl Partitions {
         let stop = tasks.stopping();
         let (log, catalogue) = (loader.log.clone(), loader.catalogue.clone());
         let own = log.session();
-        let keeper =
-            Keeper { own, loader, catalogue, log, metrics, machine: Machine::new(own), work: FuturesUnordered::new() };
+        let (machine, work) = (Machine::new(own), FuturesUnordered::new());
+        let keeper = Keeper { own, loader, catalogue, log, metrics, machine, work, probing: false };
         tasks.spawn("partitions", async move {
             stop.run_until_cancelled(keeper.run(status_to)).await;
         });
@@ -83,6 +83,8 @@ enum Event {
     Released(Led, u64),
     HandedOver(Vec<TopicPartition>),
     Cleared(Led),
+    /// The own stream was looked at.
+    Probed,
     /// Nothing that concerns the machine.
     Nothing,
 }
@@ -95,6 +97,8 @@ struct Keeper {
     metrics: Metrics,
     machine: Machine,
     work: FuturesUnordered<BoxFuture<'static, Event>>,
+    /// The own stream is being looked at.
+    probing: bool,
 }
 
 impl Keeper {
@@ -153,13 +157,16 @@ impl Keeper {
         if !clear.is_empty() {
             self.clear(clear);
         }
-        if taken {
+        if taken && !self.probing {
+            self.probing = true;
             let log = self.log.clone();
             self.work.push(Box::pin(async move {
                 if let Err(error) = log.probe_own_stream().await {
                     tracing::warn!(%error, "cannot see whether this broker's stream was sealed");
                 }
-                Event::Nothing
+                // The partitions stay taken until the session has ended: without a pause this would go round and round.
+                tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
+                Event::Probed
             }));
         }
     }
@@ -285,6 +292,7 @@ impl Keeper {
                     self.machine.clear_ended(partition, epoch);
                 }
             }
+            Event::Probed => self.probing = false,
             Event::Nothing => {}
         }
     }
