@@ -23,7 +23,7 @@ use tonic_prost::ProstCodec;
 use super::endpoints::{Endpoints, Pick, RECONNECT};
 use super::login::{Login, Token};
 use super::options::{EtcdOptions, Tls};
-use super::status::{Verdict, judge};
+use super::status::{Verdict, hung_up, judge};
 use super::wire::{Answer as _, Method, StatusRequest};
 use crate::base::{Clock, Rng};
 use crate::meta::MetaError;
@@ -419,7 +419,7 @@ impl Shared {
         match tokio::time::timeout(Duration::from_millis(limit_ms), asking).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(status)) => Err(match judge(&status, self.login.user()) {
-                Verdict::Elsewhere { maybe_done, reason } if self.tls && reason.contains("connection closed") => {
+                Verdict::Elsewhere { maybe_done, reason } if self.tls && hung_up(&reason) => {
                     let hint = "if that goes on: does etcd ask for a certificate (etcd.cert_file) that it can trust?";
                     Verdict::Elsewhere { maybe_done, reason: format!("{reason} ({hint})") }
                 }

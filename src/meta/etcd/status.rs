@@ -136,6 +136,12 @@ fn tls_problem(status: &Status) -> Option<String> {
         .find(|cause| cause.contains("invalid peer certificate") || cause.contains("received fatal alert"))
 }
 
+/// Whether the other side ended the connection, in any of the ways in which that is noticed: a server that does not take
+/// our certificate says so as it hangs up, and is not always heard.
+pub fn hung_up(reason: &str) -> bool {
+    ["connection closed", "stream closed", "broken pipe", "connection reset"].iter().any(|end| reason.contains(end))
+}
+
 /// The innermost cause says more than the outermost ("transport error").
 fn reason(status: &Status) -> String {
     let innermost = causes(status).last().map(ToString::to_string).unwrap_or_default();

@@ -2,7 +2,7 @@ use tonic::{Code, Status};
 
 use crate::base::ErrorKind;
 use crate::meta::MetaError;
-use crate::meta::etcd::status::{Verdict, judge};
+use crate::meta::etcd::status::{Verdict, hung_up, judge};
 
 fn verdict(code: Code, message: &str) -> Verdict {
     judge(&Status::new(code, message), Some("esker"))
@@ -79,4 +79,16 @@ fn the_rest_is_for_the_caller() {
     assert!(matches!(verdict(Code::FailedPrecondition, off), Verdict::NoLogins));
     let large = "Error, decoded message length too large: found 67108865 bytes, the limit is: 67108864 bytes";
     assert!(matches!(verdict(Code::OutOfRange, large), Verdict::AnswerTooLarge));
+}
+
+#[test]
+fn a_server_that_hangs_up_is_noticed_in_more_ways_than_one() {
+    for reason in [
+        "transport error: connection closed before message completed",
+        "transport error: stream closed because of a broken pipe",
+        "transport error: connection reset",
+    ] {
+        assert!(hung_up(reason), "{reason}");
+    }
+    assert!(!hung_up("no answer within 2000 ms"));
 }
