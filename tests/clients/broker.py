@@ -247,7 +247,8 @@ class Broker:
             env[key] = value.strip("'")
         self.state["env"] = env
         server = env["ESKER_TEST_S3_SERVER"]
-        subprocess.run(["curl", "-sS", "--fail", "-X", "PUT", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user",
+        # A server that has just started says for a moment that it is ready and answers 503 all the same.
+        subprocess.run(["curl", "-sS", "--fail", "--retry", "30", "--retry-delay", "1", "-X", "PUT", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user",
                         f"{env['AWS_ACCESS_KEY_ID']}:{env['AWS_SECRET_ACCESS_KEY']}", f"{env['AWS_ENDPOINT_URL']}/esker-clients"],
                        check=True, stdout=sys.stderr)
         self._prepare_esker(data, ["--object-store", "s3://esker-clients/suite", *extra], f"s3:// ({server})")
