@@ -11,19 +11,24 @@ use kafka_protocol::messages::fetch_request::{FetchPartition, FetchRequest, Fetc
 use kafka_protocol::messages::metadata_request::{MetadataRequest, MetadataRequestTopic};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use kafka_protocol::messages::{
-    ApiKey, BrokerId, DeleteTopicsRequest, FindCoordinatorRequest, InitProducerIdRequest, RequestHeader,
-    ResponseHeader, TopicName,
+    ApiKey, DeleteTopicsRequest, FindCoordinatorRequest, InitProducerIdRequest, RequestHeader, ResponseHeader,
+    TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use uuid::Uuid;
 
 use crate::net::{Net, Stream};
+use crate::node::machine_at;
 use crate::run::Mutant;
 use crate::world::World;
 
 /// A reply that does not come for this long does not come.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
-const PRODUCE_VERSION: i16 = 9;
+const METADATA_VERSION: i16 = 12;
+/// With the new leader in refusals (KIP-951).
+const PRODUCE_VERSION: i16 = 10;
+const FETCH_VERSION: i16 = 16;
 
 /// A request without a usable answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +106,9 @@ pub struct Client {
     brokers: Vec<i32>,
     mutant: Mutant,
     connections: BTreeMap<i32, Connection>,
+    /// The machines that lead.
     leaders: BTreeMap<(String, i32), i32>,
+    topic_ids: BTreeMap<String, Uuid>,
 }
 
 impl Client {
@@ -113,6 +120,7 @@ impl Client {
             mutant,
             connections: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            topic_ids: BTreeMap::new(),
         }
     }
 
@@ -149,6 +157,14 @@ impl Client {
         self.leaders.remove(&(topic.to_owned(), partition));
     }
 
+    /// Goes where a refusal has sent it, or asks again.
+    fn follow(&mut self, topic: &str, partition: i32, leader: Option<i32>) {
+        match leader {
+            Some(leader) => self.leaders.insert((topic.to_owned(), partition), leader),
+            None => self.leaders.remove(&(topic.to_owned(), partition)),
+        };
+    }
+
     /// Who leads a partition.
     pub async fn leader(&mut self, topic: &str, partition: i32) -> Result<i32, Failure> {
         if let Some(leader) = self.leaders.get(&(topic.to_owned(), partition)) {
@@ -157,12 +173,15 @@ impl Client {
         let wanted = MetadataRequestTopic::default().with_name(Some(topic_name(topic)));
         let request = MetadataRequest::default().with_topics(Some(vec![wanted])).with_allow_auto_topic_creation(false);
         let broker = self.any_broker();
-        let reply = self.call(broker, 9, &request).await?;
+        let reply = self.call(broker, METADATA_VERSION, &request).await?;
         let found = reply.topics.first().ok_or(Failure::Code(3))?;
         check(found.error_code)?;
+        self.topic_ids.insert(topic.to_owned(), found.topic_id);
         for known in &found.partitions {
-            if known.error_code == 0 && known.leader_id.0 >= 0 {
-                self.leaders.insert((topic.to_owned(), known.partition_index), known.leader_id.0);
+            let leader = reply.brokers.iter().find(|broker| broker.node_id == known.leader_id);
+            if let Some(machine) = leader.and_then(|leader| machine_at(&leader.host)).filter(|_| known.error_code == 0)
+            {
+                self.leaders.insert((topic.to_owned(), known.partition_index), machine);
             }
         }
         self.leaders.get(&(topic.to_owned(), partition)).copied().ok_or(Failure::Code(5))
@@ -209,7 +228,7 @@ impl Client {
             Ok(leader) => leader,
             Err(failure) => return vec![Err(failure); batches.len()],
         };
-        let mut answers = Vec::new();
+        let (mut answers, mut named) = (Vec::new(), None);
         let asked = async {
             let connection = self.connection(leader).await?;
             for batch in batches {
@@ -225,6 +244,8 @@ impl Client {
             for _ in batches {
                 let reply = connection.receive::<ProduceRequest>(PRODUCE_VERSION).await?;
                 let answer = &reply.responses[0].partition_responses[0];
+                let leader = reply.node_endpoints.iter().find(|node| node.node_id == answer.current_leader.leader_id);
+                named = leader.and_then(|leader| machine_at(&leader.host)).or(named);
                 answers.push(check(answer.error_code).map(|()| answer.base_offset));
             }
             Ok::<(), Failure>(())
@@ -240,7 +261,7 @@ impl Client {
             if answers.len() < batches.len() {
                 self.connections.remove(&leader);
             }
-            self.forget(topic, partition);
+            self.follow(topic, partition, named);
             answers.resize(batches.len(), Err(failure));
         } else if acks == 0 {
             answers.resize(batches.len(), Ok(-1));
@@ -257,15 +278,15 @@ impl Client {
             .with_current_leader_epoch(-1)
             .with_log_start_offset(-1)
             .with_partition_max_bytes(8_000);
-        let wanted = FetchTopic::default().with_topic(topic_name(topic)).with_partitions(vec![wanted]);
+        let topic_id = self.topic_ids.get(topic).copied().unwrap_or_default();
+        let wanted = FetchTopic::default().with_topic_id(topic_id).with_partitions(vec![wanted]);
         let request = FetchRequest::default()
-            .with_replica_id(BrokerId(-1))
             .with_max_wait_ms(wait_ms)
             .with_min_bytes(1)
             .with_max_bytes(1 << 20)
             .with_session_epoch(-1)
             .with_topics(vec![wanted]);
-        let reply = self.call(leader, 12, &request).await;
+        let reply = self.call(leader, FETCH_VERSION, &request).await;
         if reply.is_err() {
             self.forget(topic, partition);
         }
@@ -273,7 +294,8 @@ impl Client {
         check(reply.error_code)?;
         let answer = &reply.responses[0].partitions[0];
         if answer.error_code != 0 {
-            self.forget(topic, partition);
+            let leader = reply.node_endpoints.iter().find(|node| node.node_id == answer.current_leader.leader_id);
+            self.follow(topic, partition, leader.and_then(|leader| machine_at(&leader.host)));
             return Err(Failure::Code(answer.error_code));
         }
         let (high_watermark, log_start) = (answer.high_watermark, answer.log_start_offset);
@@ -303,6 +325,6 @@ impl Client {
         let broker = self.any_broker();
         let reply = self.call(broker, 2, &request).await?;
         check(reply.error_code)?;
-        Ok(reply.node_id.0)
+        machine_at(&reply.host).ok_or(Failure::Code(15))
     }
 }

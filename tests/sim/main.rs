@@ -93,6 +93,15 @@ fn fresh_seeds() {
     all(first..first + count);
 }
 
+/// Seeds in which a fenced session looked at its own stream round and round and never ended.
+#[test]
+fn a_session_whose_partitions_were_taken_ends() {
+    for seed in [10, 14] {
+        let outcome = run_alone(Plan { brokers: 3, ..Plan::new(seed) });
+        assert!(outcome.violations.is_empty(), "seed {seed}: {:#?}", outcome.violations);
+    }
+}
+
 #[test]
 fn one_seed_is_one_history() {
     let (first, second) = (run_alone(Plan::new(42)), run_alone(Plan::new(42)));

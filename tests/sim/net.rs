@@ -12,6 +12,7 @@ use esker::frontend::kafka::{Front, serve_halves};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::world::{Place, World};
 
@@ -47,6 +48,11 @@ fn connection(world: &World, from: Place, to: Place) -> (Stream, Stream) {
 
 fn latency_us(world: &World) -> u64 {
     world.between(200, 2_000)
+}
+
+/// No answer: whoever waits gives up after their own time.
+fn drop_later<T: Send + 'static>(world: &World, answer: tokio::sync::oneshot::Sender<T>) {
+    world.after(60_000_000, move || drop(answer));
 }
 
 /// Moves what has arrived into the reader's hands, or tries again later while the way is cut.
@@ -160,11 +166,23 @@ impl AsyncWrite for Stream {
 struct Listener {
     runtime: tokio::runtime::Handle,
     front: Arc<Front>,
+    stop: CancellationToken,
+    connections: TaskTracker,
 }
 
-/// Who listens. Clones share it.
+/// A machine as others find it.
+#[derive(Clone)]
+enum Door {
+    /// The process is there and answers whoever asks whether it lives.
+    Open(tokio::runtime::Handle),
+    /// There is no power: nobody answers.
+    Dark,
+}
+
+/// Who listens. Clones share it. A machine without a door refuses.
 #[derive(Clone, Default)]
 pub struct Net {
+    doors: Arc<Mutex<BTreeMap<i32, Door>>>,
     listeners: Arc<Mutex<BTreeMap<i32, Listener>>>,
     breakers: Arc<Mutex<Vec<Breaker>>>,
 }
@@ -172,12 +190,62 @@ pub struct Net {
 type Breaker = Box<dyn FnOnce() + Send>;
 
 impl Net {
-    pub fn listen(&self, broker: i32, runtime: tokio::runtime::Handle, front: Arc<Front>) {
-        self.listeners.lock().insert(broker, Listener { runtime, front });
+    /// A process runs.
+    pub fn open_door(&self, machine: i32, runtime: tokio::runtime::Handle) {
+        self.doors.lock().insert(machine, Door::Open(runtime));
     }
 
-    pub fn close(&self, broker: i32) {
-        self.listeners.lock().remove(&broker);
+    /// The process is gone, or its whole machine.
+    pub fn close_door(&self, machine: i32, power: bool) {
+        self.listeners.lock().remove(&machine);
+        let mut doors = self.doors.lock();
+        if power {
+            doors.insert(machine, Door::Dark);
+        } else {
+            doors.remove(&machine);
+        }
+    }
+
+    /// Kafka clients are welcome.
+    pub fn listen(&self, machine: i32, runtime: tokio::runtime::Handle, front: Arc<Front>) {
+        let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
+        self.listeners.lock().insert(machine, Listener { runtime, front, stop, connections });
+    }
+
+    /// Kafka clients are not welcome any more; resolves when those who are there have got their replies.
+    pub async fn stop_listening(&self, machine: i32) {
+        let Some(listener) = self.listeners.lock().remove(&machine) else { return };
+        listener.stop.cancel();
+        listener.connections.close();
+        listener.connections.wait().await;
+    }
+
+    /// Asks a machine whether its process lives; no answer while the way is cut, the process pauses or the power is gone.
+    pub async fn ask(&self, world: &World, from: Place, machine: i32) -> io::Result<()> {
+        let place = Place::Broker(machine);
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let (net, far) = (self.clone(), world.clone());
+        world.after(latency_us(world), move || {
+            let door = net.doors.lock().get(&machine).cloned();
+            match door {
+                _ if !far.reaches(from, place) => drop_later(&far, answer),
+                Some(Door::Dark) => drop_later(&far, answer),
+                None => {
+                    let _ = answer.send(Err(io::Error::from(io::ErrorKind::ConnectionRefused)));
+                }
+                Some(Door::Open(runtime)) => {
+                    runtime.spawn(async move {
+                        let near = far.clone();
+                        far.after(latency_us(&far), move || {
+                            if near.reaches(from, place) {
+                                let _ = answer.send(Ok(()));
+                            }
+                        });
+                    });
+                }
+            }
+        });
+        answered.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
     /// Connects a client to a broker; refused while it does not listen, no answer while it cannot be reached.
@@ -186,9 +254,9 @@ impl Net {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let (net, far_world) = (self.clone(), world.clone());
         world.after(latency_us(world), move || {
-            if !far_world.reaches(Place::Clients, place) {
-                // No answer: the client gives up after its own time.
-                far_world.after(60_000_000, move || drop(answer));
+            let dark = matches!(net.doors.lock().get(&broker), Some(Door::Dark));
+            if dark || !far_world.reaches(Place::Clients, place) {
+                drop_later(&far_world, answer);
                 return;
             }
             let listeners = net.listeners.lock();
@@ -199,8 +267,8 @@ impl Net {
             let (near, far) = connection(&far_world, Place::Clients, place);
             net.breakers.lock().push(near.breaker());
             let peer = SocketAddr::from(([10, 0, 0, 1], 1024));
-            let serving = serve_halves(listener.front.clone(), tokio::io::split(far), peer, CancellationToken::new());
-            listener.runtime.spawn(serving);
+            let serving = serve_halves(listener.front.clone(), tokio::io::split(far), peer, listener.stop.clone());
+            listener.connections.spawn_on(serving, &listener.runtime);
             let _ = answer.send(Ok(near));
         });
         answered.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?

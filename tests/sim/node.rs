@@ -1,29 +1,30 @@
 //! One machine: a disk that stays, and the broker process that lives and dies on it.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use esker::app::node::{Node, NodeParts, Stage as Told};
 use esker::app::options::Doors;
-use esker::app::{
-    self,
-    node::{Node, NodeParts},
-};
 use esker::base::clock::Source;
 use esker::base::{Clock, Rng, SessionId, Tasks};
 use esker::cache::MemoryPages;
 use esker::cluster::identity::{Place as Member, settle_cluster_id};
-use esker::cluster::{Identity, KeySpace, ProbeOutcome, Reach};
+use esker::cluster::{IdWish, KeySpace, ProbeOutcome, Reach, Sessions};
 use esker::config::{ObjectStoreSetting, Settings};
 use esker::meta::MetaStore;
 use esker::objstore::hedge::{HedgePolicy, HedgeStore};
 use esker::objstore::retry::{RetryPolicy, RetryStore};
 use esker::objstore::{Metrics, ObjectStore};
 use esker::partition::Log;
+use esker::partition::seal::seal_stream;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry as Counters;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::disk::SimDisk;
@@ -32,26 +33,12 @@ use crate::net::Net;
 use crate::store::Bucket;
 use crate::world::{Host, Place, WALL_START_MS, World};
 
-/// One request to the store is given up after this many milliseconds.
-const REQUEST_TIMEOUT_MS: u64 = 3_000;
-
+/// A process that ended by itself is started again after this many milliseconds.
+const SUPERVISOR_MS: u64 = 500;
 /// Pause before a start goes on after a failure, in milliseconds.
 const RETRY_MS: u64 = 500;
-
-/// There are no other brokers yet.
-#[derive(Debug)]
-struct Alone;
-
-#[async_trait::async_trait]
-impl Reach for Alone {
-    async fn seal(&self, session: SessionId) -> Result<u64, String> {
-        Err(format!("{session} is no other broker's"))
-    }
-
-    async fn probe(&self, _: &str, _: u64) -> ProbeOutcome {
-        ProbeOutcome::Silent
-    }
-}
+/// One request to the store is given up after this many milliseconds.
+const REQUEST_TIMEOUT_MS: u64 = 3_000;
 
 /// The clocks of one machine: the wall clock may be wrong, the boot clock only differs from others by when it began.
 #[derive(Clone)]
@@ -104,17 +91,29 @@ pub struct Machine {
     settings: Settings,
     process: Option<Process>,
     lives: u64,
+    /// What the data directory remembers: its id, and the broker id.
+    directory: Directory,
+    /// How long it is away after it has ended by itself, in milliseconds.
+    pub away_ms: u64,
+}
+
+#[derive(Clone)]
+struct Directory {
+    id: Uuid,
+    broker_id: Arc<Mutex<Option<i32>>>,
 }
 
 struct Process {
     host: Host,
     tasks: Tasks,
     state: Arc<Mutex<Stage>>,
+    stop: CancellationToken,
 }
 
 /// What a process is at.
 #[derive(Clone)]
 enum Stage {
+    /// No session is open.
     Starting,
     Serving(Log),
     Ended(String),
@@ -123,8 +122,8 @@ enum Stage {
 impl Machine {
     pub fn new(id: i32, surroundings: &Surroundings, mut settings: Settings) -> Self {
         settings.broker.object_store = ObjectStoreSetting::S3 { bucket: "sim".to_owned(), prefix: String::new() };
-        settings.broker.broker_id = Some(id);
         let world = &surroundings.world;
+        let directory = Directory { id: Uuid::from_u128(world.rng().u64().into()), broker_id: Arc::default() };
         Self {
             id,
             disk: SimDisk::new(Rng::seeded(world.rng().u64())),
@@ -133,6 +132,8 @@ impl Machine {
             settings,
             process: None,
             lives: 0,
+            directory,
+            away_ms: SUPERVISOR_MS,
         }
     }
 
@@ -141,7 +142,7 @@ impl Machine {
     }
 
     pub fn name(&self) -> String {
-        format!("broker {}", self.id)
+        format!("machine {}", self.id)
     }
 
     /// The log of the process that serves.
@@ -162,6 +163,8 @@ impl Machine {
         world.trace(&self.name(), format_args!("starts, life {}", self.lives));
         let host = Host::new(&world);
         let (tasks, state) = (Tasks::new(), Arc::new(Mutex::new(Stage::Starting)));
+        let stop = CancellationToken::new();
+        self.away_ms = SUPERVISOR_MS;
         let life = Life {
             id: self.id,
             number: self.lives,
@@ -172,14 +175,19 @@ impl Machine {
             rng: Rng::seeded(world.rng().u64()),
             tasks: tasks.clone(),
             runtime: host.handle().clone(),
+            directory: self.directory.clone(),
+            stop: stop.clone(),
         };
         let staged = state.clone();
         host.handle().spawn(async move {
-            if let Err(error) = life.run(&staged).await {
-                *staged.lock() = Stage::Ended(format!("{error:#}"));
-            }
+            let why = match life.run(&staged).await {
+                Ok(()) => "stopped as it was told".to_owned(),
+                Err(error) => format!("{error:#}"),
+            };
+            *staged.lock() = Stage::Ended(why);
         });
-        self.process = Some(Process { host, tasks, state });
+        self.surroundings.net.open_door(self.id, host.handle().clone());
+        self.process = Some(Process { host, tasks, state, stop });
     }
 
     /// Ends the process at once. With the power gone, what was not synced is lost too.
@@ -187,11 +195,27 @@ impl Machine {
         let Some(process) = self.process.take() else { return };
         let how = if power { "loses its power" } else { "is killed" };
         self.surroundings.world.trace(&self.name(), format_args!("{how}"));
-        self.surroundings.net.close(self.id);
+        self.surroundings.net.close_door(self.id, power);
         drop(process);
         if power {
             self.disk.lose_power();
         }
+    }
+
+    /// Tells the process to end in order (SIGTERM); it comes back `away_ms` after that.
+    pub fn stop(&mut self, away_ms: u64) {
+        let Some(process) = &self.process else { return };
+        self.away_ms = away_ms;
+        self.surroundings.world.trace(&self.name(), format_args!("is told to stop"));
+        process.stop.cancel();
+    }
+
+    /// A new, empty disk. The process is not there.
+    pub fn replace_disk(&mut self) {
+        let world = &self.surroundings.world;
+        self.surroundings.world.trace(&self.name(), format_args!("has a new disk"));
+        self.disk = SimDisk::new(Rng::seeded(world.rng().u64()));
+        self.directory = Directory { id: Uuid::from_u128(world.rng().u64().into()), broker_id: Arc::default() };
     }
 
     /// Stops or continues the process without its knowledge.
@@ -214,7 +238,7 @@ impl Machine {
         if let Some(why) = &ended {
             let name = self.name();
             self.surroundings.world.trace(&name, format_args!("ended: {why}"));
-            self.surroundings.net.close(self.id);
+            self.surroundings.net.close_door(self.id, false);
             self.process = None;
         }
         ended
@@ -237,6 +261,53 @@ struct Life {
     rng: Rng,
     tasks: Tasks,
     runtime: tokio::runtime::Handle,
+    directory: Directory,
+    stop: CancellationToken,
+}
+
+/// The address of a machine.
+fn address(machine: i32) -> IpAddr {
+    IpAddr::from([10, 0, 1, machine as u8])
+}
+
+/// The machine that has this address.
+pub fn machine_at(host: &str) -> Option<i32> {
+    match host.parse().ok()? {
+        IpAddr::V4(address) => Some(i32::from(address.octets()[3])),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// How one machine reaches the others.
+struct SimReach {
+    surroundings: Surroundings,
+    place: Place,
+    store: Arc<dyn ObjectStore>,
+    rng: Rng,
+}
+
+impl fmt::Debug for SimReach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SimReach")
+    }
+}
+
+#[async_trait]
+impl Reach for SimReach {
+    async fn seal(&self, session: SessionId) -> Result<u64, String> {
+        seal_stream(&self.store, &self.rng, session).await.map_err(|error| error.to_string())
+    }
+
+    async fn probe(&self, endpoint: &str, timeout_ms: u64) -> ProbeOutcome {
+        let host = endpoint.split(':').next().unwrap_or(endpoint);
+        let machine = machine_at(host).expect("a machine was given its address here");
+        let asked = self.surroundings.net.ask(&self.surroundings.world, self.place, machine);
+        match tokio::time::timeout(Duration::from_millis(timeout_ms), asked).await {
+            Ok(Ok(())) => ProbeOutcome::Answered,
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => ProbeOutcome::Refused,
+            Ok(Err(_)) | Err(_) => ProbeOutcome::Silent,
+        }
+    }
 }
 
 impl Life {
@@ -244,7 +315,7 @@ impl Life {
         let Self { clock, rng, .. } = &self;
         let Surroundings { world, net, bucket, registry } = &self.surroundings;
         let place = Place::Broker(self.id);
-        let name = format!("broker {}", self.id);
+        let name = format!("machine {}", self.id);
         let meta: Arc<dyn MetaStore> = Arc::new(registry.seen_from(place));
         let keys = KeySpace::of_cluster("sim");
         // As `objstore::open` wraps a bucket.
@@ -254,9 +325,20 @@ impl Life {
         let store = Arc::new(RetryStore::new(store, retry, clock.clone(), rng.clone(), Metrics::detached()));
         settle_cluster_id(&meta, &keys, &Vec::<Member>::new(), clock, rng).await?;
         let doors = Doors {
-            kafka: SocketAddr::from(([10, 0, 1, self.id as u8], 9092)),
-            http: SocketAddr::from(([10, 0, 1, self.id as u8], 9096)),
+            kafka: SocketAddr::from((address(self.id), 9092)),
+            http: SocketAddr::from((address(self.id), 9096)),
         };
+        let sessions = Sessions { store: meta.clone(), keys: keys.clone(), clock: clock.clone() };
+        let wish = IdWish {
+            asked: None,
+            remembered: *self.directory.broker_id.lock(),
+            directory_id: self.directory.id,
+            host: name.clone(),
+            pid: self.number as u32,
+        };
+        let identity = sessions.take_id(&wish, self.settings.cluster.lease_ttl_ms).await?;
+        *self.directory.broker_id.lock() = Some(identity.broker_id);
+        let reach = SimReach { surroundings: self.surroundings.clone(), place, store: store.clone(), rng: rng.clone() };
         let data_dir = PathBuf::from(format!("/data/{}", self.id));
         let parts = NodeParts {
             settings: &self.settings,
@@ -265,17 +347,12 @@ impl Life {
             tasks: &self.tasks,
             meta,
             keys,
-            reach: Arc::new(Alone),
             store,
             pages: Arc::new(MemoryPages::new(self.settings.cache.memory_bytes)),
             disk: Arc::new(self.disk.clone()),
             data_dir: Path::new(&data_dir),
-            identity: Identity {
-                broker_id: self.id,
-                directory_id: Uuid::from_u128(self.id as u128 + 1),
-                host: name.clone(),
-                pid: self.number as u32,
-            },
+            identity,
+            reach: Arc::new(reach),
             doors,
         };
         let mut counters = Counters::default();
@@ -286,18 +363,30 @@ impl Life {
             world.trace(&name, format_args!("cannot open: {error}"));
             tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
         }
-        let heard = |stage: app::node::Stage, node: &Node| match stage {
-            app::node::Stage::Rejoining => world.trace(&name, format_args!("rejoins")),
-            app::node::Stage::Serving => {
-                *state.lock() = Stage::Serving(node.log().clone());
-                world.trace(&name, format_args!("serves as session {}", node.log().session()));
-            }
+        let serves = |node: &Node| {
+            *state.lock() = Stage::Serving(node.log().clone());
+            world.trace(&name, format_args!("serves as session {}", node.log().session()));
         };
-        heard(app::node::Stage::Serving, &node);
-        node.serve(&self.tasks.stopping(), heard).await?;
-        // Dropped with the runtime, as a killed process is.
-        std::future::pending::<()>().await;
-        drop(node);
-        Ok(())
+        serves(&node);
+        let heard = |told, node: &Node| match told {
+            Told::Rejoining => {
+                *state.lock() = Stage::Starting;
+                world.trace(&name, format_args!("its session is over"));
+            }
+            Told::Serving => serves(node),
+        };
+        node.serve(&self.stop, heard).await?;
+        // As `serve` stops on a signal.
+        let Settings { broker, cluster, .. } = &self.settings;
+        let stopped = async {
+            node.drain().await;
+            world.trace(&name, format_args!("has drained"));
+            let limit = Duration::from_millis(broker.stop_timeout_ms / 2);
+            let _ = tokio::time::timeout(limit, net.stop_listening(self.id)).await;
+            *state.lock() = Stage::Starting;
+            node.stop(&self.tasks).await;
+        };
+        let limit = Duration::from_millis(broker.stop_timeout_ms + cluster.drain_timeout_ms);
+        tokio::time::timeout(limit, stopped).await.map_err(|_| anyhow::anyhow!("the stop took too long"))
     }
 }

@@ -29,8 +29,6 @@ const FOUNDING_US: u64 = 60_000_000;
 const TROUBLE_US: u64 = 25_000_000;
 /// After the trouble everything must come to its end within this time.
 const HEALING_US: u64 = 120_000_000;
-/// A process that ended by itself is started again after this time.
-const SUPERVISOR_US: u64 = 500_000;
 
 /// What is to be run.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +58,9 @@ impl Mutant {
 
 impl Plan {
     pub fn new(seed: u64) -> Self {
-        Self { seed, brokers: 1, mutant: Mutant::None, calm: false }
+        // Three, most of the time.
+        let brokers = [3, 1, 3, 2, 3, 4, 3, 3][seed as usize % 8];
+        Self { seed, brokers, mutant: Mutant::None, calm: false }
     }
 }
 
@@ -77,8 +77,11 @@ pub struct Outcome {
 fn settings(world: &World) -> Settings {
     let mut settings = Settings::default();
     settings.log.flush_linger_ms = world.between(20, 250);
-    // A session whose lease has ended does not come back by itself yet.
-    settings.cluster.lease_ttl_ms = 60_000;
+    settings.cluster.lease_ttl_ms = world.between(2_000, 12_000);
+    settings.cluster.balance_interval_ms = world.between(500, 5_000);
+    settings.cluster.drain_timeout_ms = world.between(1_000, 15_000);
+    settings.broker.stop_timeout_ms = world.between(1_000, 10_000);
+    settings.broker.zone = world.happens(0.5).then(|| format!("zone-{}", world.between(0, 2)));
     settings.log.put_rate_per_s = 4.0;
     settings.log.flush_bytes = world.between(4_000, 60_000) as usize;
     settings.log.upload_concurrency = world.between(1, 5) as usize;
@@ -116,7 +119,7 @@ impl Theatre {
             let next_us = self.now_us + TURN_US;
             for index in 0..self.machines.len() {
                 if self.machines[index].turn(next_us).is_some() {
-                    self.relieve(SUPERVISOR_US / 1000, Relief::Start(index));
+                    self.relieve(self.machines[index].away_ms, Relief::Start(index));
                 }
             }
             self.clients.turn(next_us);

@@ -9,8 +9,11 @@ use crate::world::{Place, World};
 /// One kind of trouble; most end by themselves.
 #[derive(Debug, Clone, Copy)]
 pub enum Trouble {
-    /// The process is killed and started again so much later; with the power gone, unsynced bytes go too.
-    Kill { broker: usize, power: bool, for_ms: u64 },
+    /// The process is killed and started again so much later; with the power gone, unsynced bytes go too; with the disk
+    /// gone, everything on it.
+    Kill { broker: usize, power: bool, disk: bool, for_ms: u64 },
+    /// The process is told to stop, drains, and is started again so much later.
+    Stop { broker: usize, for_ms: u64 },
     /// The process does not run for so long and knows nothing of it.
     Pause { broker: usize, for_ms: u64 },
     /// Nothing gets through between two places.
@@ -49,8 +52,19 @@ pub fn plan(world: &World, brokers: usize, from_us: u64, to_us: u64) -> Vec<(u64
 fn one(world: &World, brokers: usize) -> Trouble {
     let broker = world.rng().below(brokers as u64) as usize;
     let for_ms = world.between(100, 6_000);
-    match world.rng().below(20) {
-        0..=3 => Trouble::Kill { broker, power: world.happens(0.4), for_ms: world.between(10, 3_000) },
+    match world.rng().below(26) {
+        0..=3 => Trouble::Kill {
+            broker,
+            power: world.happens(0.4),
+            // What was acknowledged with acks=1 is promised to survive what one broker survives.
+            disk: brokers > 1 && world.happens(0.3),
+            for_ms: world.between(10, 6_000),
+        },
+        20..=22 => Trouble::Stop { broker, for_ms: world.between(10, 8_000) },
+        23..=25 => {
+            let other = world.rng().below(brokers as u64) as i32;
+            Trouble::Cut { broker, from: Place::Broker(other), for_ms: for_ms * 2 }
+        }
         4 | 5 => Trouble::Pause { broker, for_ms: world.between(100, 25_000) },
         6 | 7 => Trouble::Cut { broker, from: Place::Store, for_ms },
         8 | 9 => Trouble::Cut { broker, from: Place::Meta, for_ms: for_ms * 3 },
@@ -88,9 +102,16 @@ pub fn cause(trouble: Trouble, machines: &mut [Machine], around: &Surroundings) 
     let world = &around.world;
     world.trace("trouble", format_args!("{trouble:?}"));
     match trouble {
-        Trouble::Kill { broker, power, for_ms } => {
+        Trouble::Kill { broker, power, disk, for_ms } => {
             machines[broker].kill(power);
+            if disk {
+                machines[broker].replace_disk();
+            }
             Some((for_ms, Relief::Start(broker)))
+        }
+        Trouble::Stop { broker, for_ms } => {
+            machines[broker].stop(for_ms);
+            None
         }
         Trouble::Pause { broker, for_ms } => {
             machines[broker].set_paused(true);
@@ -166,7 +187,8 @@ pub fn heal(machines: &mut [Machine], around: &Surroundings) {
         for relief in [Relief::DiskFree(broker), Relief::DiskQuick(broker), Relief::GoOn(broker)] {
             end(relief, machines, around);
         }
-        for place in [Place::Store, Place::Meta, Place::Clients] {
+        let others = (0..machines.len()).map(|other| Place::Broker(other as i32));
+        for place in others.chain([Place::Store, Place::Meta, Place::Clients]) {
             end(Relief::Mend(broker, place), machines, around);
         }
         machines[broker].start();
