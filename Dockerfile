@@ -14,7 +14,7 @@ COPY --from=build /out/bin/ /usr/local/bin/
 COPY --from=build --chown=10001:10001 /out/data /var/lib/esker
 USER 10001:10001
 WORKDIR /var/lib/esker
-EXPOSE 9092 9096
+EXPOSE 9092 9094 9096
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["esker"]
 CMD ["serve", "--data-dir", "/var/lib/esker"]

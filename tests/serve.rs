@@ -23,17 +23,21 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+const FREE_PORTS: [&str; 6] =
+    ["--kafka-listen", "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
+
 /// A broker on free ports; killed when dropped.
 struct Broker {
     child: Child,
     kafka: String,
+    grpc: String,
     http: String,
 }
 
 impl Broker {
     fn start(data_dir: &Path, more: &[&str]) -> Self {
         let data_dir = data_dir.to_str().unwrap();
-        let ports = ["--kafka-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
+        let ports = FREE_PORTS;
         let mut child = esker(&[&["serve", "--data-dir", data_dir], &ports[..], more].concat()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut said = Vec::new();
@@ -57,7 +61,7 @@ impl Broker {
         // Nobody reads the log: it must not fill the pipe.
         let mut stderr = child.stderr.take().unwrap();
         std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
-        Self { child, kafka: word("kafka"), http }
+        Self { child, kafka: word("kafka"), grpc: word("grpc"), http }
     }
 
     fn get(&self, path: &str) -> String {
@@ -137,11 +141,11 @@ fn a_data_directory_and_a_port_have_one_owner() {
     assert!(message.contains("is in use by another esker (process ") && message.contains("--data-dir"), "{message}");
 
     let other = tempfile::tempdir().unwrap();
-    for (flag, address) in [("--kafka-listen", &broker.kafka), ("--http-listen", &broker.http)] {
-        let rest =
-            if flag == "--kafka-listen" { ["--http-listen", "127.0.0.1:0"] } else { ["--kafka-listen", "127.0.0.1:0"] };
-        let arguments = ["serve", "--data-dir", other.path().to_str().unwrap(), flag, address, rest[0], rest[1]];
-        let taken = finish(&arguments);
+    let doors = [("--kafka-listen", &broker.kafka), ("--grpc-listen", &broker.grpc), ("--http-listen", &broker.http)];
+    for (flag, address) in doors {
+        // Of a flag that is given twice the last one counts.
+        let arguments = [&["serve", "--data-dir", other.path().to_str().unwrap()], &FREE_PORTS[..], &[flag, address]];
+        let taken = finish(&arguments.concat());
         assert_eq!(taken.status.code(), Some(1));
         let message = text(&taken.stderr);
         assert!(message.contains(address) && message.contains("in use") && message.contains(flag), "{message}");
@@ -151,7 +155,7 @@ fn a_data_directory_and_a_port_have_one_owner() {
 #[test]
 fn directories_that_are_not_its_own_are_left_alone() {
     let refused = |dir: &Path, more: &[&str]| {
-        let ports = ["--kafka-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"];
+        let ports = FREE_PORTS;
         let output = finish(&[&["serve", "--data-dir", dir.to_str().unwrap()], &ports[..], more].concat());
         assert_eq!(output.status.code(), Some(1));
         text(&output.stderr)
@@ -198,4 +202,35 @@ fn a_port_that_only_waits_is_no_obstacle() {
     let broker = Broker::start(temp.path(), &["--kafka-listen", &address]);
     assert_eq!(broker.kafka, address);
     drop(client);
+}
+
+#[test]
+fn commands_ask_a_broker_over_grpc() {
+    let temp = tempfile::tempdir().unwrap();
+    let broker = Broker::start(temp.path(), &[]);
+    let asked = |arguments: &[&str]| finish(&[&["cluster"], arguments, &["--bootstrap", &broker.grpc]].concat());
+
+    let status = asked(&["status"]);
+    assert_eq!(status.status.code(), Some(0));
+    let said = text(&status.stdout);
+    assert!(
+        said.contains("controller  broker 1") && said.contains(&broker.kafka) && said.contains("serving"),
+        "{said}"
+    );
+    let brokers: serde_json::Value = serde_json::from_slice(&asked(&["brokers", "--json"]).stdout).unwrap();
+    assert_eq!(brokers[0]["endpoints"]["grpc"], broker.grpc);
+
+    let refused = |arguments: &[&str], code: i32, why: &str| {
+        let output = asked(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        let message = text(&output.stderr);
+        assert!(message.starts_with("error: ") && message.contains(why), "{message}");
+    };
+    refused(&["drain", "1"], 1, "is the only one that takes partitions");
+    refused(&["drain", "7"], 1, "no live broker 7");
+    refused(&["drain", "seven"], 2, "invalid value 'seven'");
+    let nobody = finish(&["cluster", "status", "-b", "127.0.0.1:1"]);
+    assert_eq!(nobody.status.code(), Some(1));
+    let message = text(&nobody.stderr);
+    assert!(message.contains("127.0.0.1:1: ") && message.contains("refused") && message.contains("9094"), "{message}");
 }

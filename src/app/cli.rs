@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 
 use clap::{Arg, ArgMatches, Command};
 
+use super::commands::cluster::{self, ClusterCommand};
 use crate::config::key::Kind;
 use crate::config::keys::KEYS;
 use crate::config::{Loaded, Sources, load};
@@ -20,6 +21,8 @@ pub enum Action {
     Print(String),
     /// Run a broker.
     Serve(Box<Loaded>),
+    /// Look at a cluster, or change it.
+    Cluster(ClusterCommand),
 }
 
 /// Why nothing can be done: a message for people. Always a matter of usage (exit code 2).
@@ -39,6 +42,10 @@ pub fn parse(
     };
     match matches.subcommand() {
         Some(("serve", matches)) => serve(matches, variables, read_file),
+        Some(("cluster", matches)) => match cluster::parse(matches, variables) {
+            Some(command) => Ok(Action::Cluster(command)),
+            None => Ok(Action::Print(paint(&cluster::command().render_help(), &std::io::stdout()))),
+        },
         _ => Ok(Action::Print(paint(&command().render_help(), &std::io::stdout()))),
     }
 }
@@ -83,6 +90,7 @@ fn command() -> Command {
         .about("Esker: a Kafka-compatible broker that keeps its streams in object storage")
         .disable_help_subcommand(true)
         .subcommand(serve_command())
+        .subcommand(cluster::command())
 }
 
 fn serve_command() -> Command {

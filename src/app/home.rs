@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -14,7 +14,7 @@ use super::node::NodeParts;
 use super::options::{self, Doors};
 use super::takeover::{Streams, TakenOver, Takeover};
 use crate::base::{Clock, Rng, Tasks};
-use crate::broker::{self, Broker, BrokerLog, GroupParts, Groups, Loader, Partitions, Parts};
+use crate::broker::{self, Broker, BrokerLog, GroupParts, Groups, Loader, Partitions, Parts, Peers};
 use crate::cache::{self, ObjectReader, PageCache};
 use crate::cluster::{
     self, Catalogue, Controller, ControllerSettings, IdWish, Identity, ProducerIds, Reach, Registration, Sessions,
@@ -22,6 +22,7 @@ use crate::cluster::{
 use crate::config::{ObjectStoreSetting, Settings};
 use crate::coordinator::group::CoordinatorMetrics;
 use crate::fetch::{self, Fetches, LocalFirst, Reader};
+use crate::format::metadata::BrokerRecord;
 use crate::objstore::ObjectStore;
 use crate::partition::recovery::RecoveryPlace;
 use crate::partition::{Log, LogMetrics};
@@ -49,6 +50,7 @@ pub struct Home {
     rng: Rng,
     store: Arc<dyn ObjectStore>,
     reach: Arc<dyn Reach>,
+    peers: Arc<dyn Peers>,
     pages: Arc<dyn PageCache>,
     disk: Arc<dyn Disk>,
     data_dir: PathBuf,
@@ -57,6 +59,8 @@ pub struct Home {
     sessions: Sessions,
     producer_ids: ProducerIds,
     metrics: NodeMetrics,
+    /// Operators want this process to lead nothing: true for its later sessions, too.
+    draining: Arc<AtomicBool>,
     /// Who this broker is; the first session takes it, later ones ask again.
     identity: Mutex<(Identity, Claimed)>,
 }
@@ -69,8 +73,22 @@ enum Claimed {
 
 impl Home {
     pub async fn open(parts: NodeParts<'_>, registry: &mut Registry, phase: &impl Fn(&str)) -> anyhow::Result<Self> {
-        let NodeParts { settings, clock, rng, tasks, meta, keys, store, reach, pages, disk, data_dir, identity, doors } =
-            parts;
+        let NodeParts {
+            settings,
+            clock,
+            rng,
+            tasks,
+            meta,
+            keys,
+            store,
+            reach,
+            peers,
+            pages,
+            disk,
+            data_dir,
+            identity,
+            doors,
+        } = parts;
         phase("reading the catalogue");
         let metrics = NodeMetrics {
             cluster: cluster::Metrics::register(registry),
@@ -98,6 +116,7 @@ impl Home {
             rng,
             store,
             reach,
+            peers,
             pages,
             disk,
             data_dir: data_dir.to_owned(),
@@ -105,6 +124,7 @@ impl Home {
             catalogue,
             producer_ids,
             metrics,
+            draining: Arc::default(),
             identity: Mutex::new((identity, Claimed::JustNow)),
         })
     }
@@ -135,9 +155,11 @@ impl Home {
         let log = Log::start(options, Vec::new(), self.metrics.log.clone()).await?;
         let (broker, partitions) = self.broker(&log, streams, &tasks);
         self.upkeep(&log).start(&tasks);
-        let record = options::broker_record(&self.settings, session, self.doors)?;
+        let draining = self.draining.load(Ordering::Relaxed);
+        let record = BrokerRecord { draining, ..options::broker_record(&self.settings, session, self.doors)? };
         let controller = self.control(&registration);
-        let parts = LifeParts { registration, controller, record, log, catalogue: self.catalogue.clone(), tasks };
+        let (catalogue, draining) = (self.catalogue.clone(), self.draining.clone());
+        let parts = LifeParts { registration, controller, record, log, catalogue, tasks, draining };
         let life = Life::new(broker, partitions, parts);
         life.watch(&self.clock, lease_ttl_ms, &self.stalled_ms);
         Ok(life)
@@ -184,6 +206,8 @@ impl Home {
             catalogue: self.catalogue.clone(),
             log: log.clone(),
             finished: Arc::new(Mutex::new(streams)),
+            peers: self.peers.clone(),
+            metrics: metrics.broker.clone(),
         };
         let partitions = Partitions::follow(loader, metrics.broker.clone(), tasks);
         let broker_log: Arc<dyn BrokerLog> = Arc::new(log.clone());

@@ -1,7 +1,7 @@
 //! One session of a broker: its log and what runs over it, from its first partition to its end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::base::{Clock, SessionId, Tasks};
@@ -36,6 +36,8 @@ pub struct LifeParts {
     pub log: Log,
     pub catalogue: Catalogue,
     pub tasks: Tasks,
+    /// Operators want this process to lead nothing; kept up to date for the sessions after this one.
+    pub draining: Arc<AtomicBool>,
 }
 
 /// See the module.
@@ -73,6 +75,8 @@ impl Life {
         tasks.spawn("stream probe", confirm(self.log().clone(), tasks.clone(), lease_ttl_ms));
         let commits = watch_commits(self.log().clone(), tasks.clone(), clock.clone(), stalled_ms.clone());
         tasks.spawn("commit watch", commits);
+        let (catalogue, draining) = (self.parts.catalogue.clone(), self.parts.draining.clone());
+        tasks.spawn("drain watch", watch_wish(self.session(), catalogue, draining, tasks.clone()));
     }
 
     /// Makes the broker known, which makes it lead partitions, and waits until it leads what it is to lead, as far as is
@@ -202,6 +206,18 @@ async fn confirm(log: Log, tasks: Tasks, pause_ms: u64) {
             Some(Ok(true)) => {}
             Some(Ok(false)) | None => return,
             Some(Err(error)) => tracing::debug!(%error, "cannot look at the own stream"),
+        }
+    }
+}
+
+/// Remembers whether operators want this broker to lead nothing: its record, where they say so, ends with its session.
+async fn watch_wish(session: SessionId, catalogue: Catalogue, draining: Arc<AtomicBool>, tasks: Tasks) {
+    let stop = tasks.stopping();
+    let mut versions = catalogue.subscribe();
+    while let Some(Ok(())) = stop.run_until_cancelled(versions.changed()).await {
+        let image = catalogue.image();
+        if let Some(broker) = image.brokers.get(&session.broker_id).filter(|broker| broker.session == session) {
+            draining.store(broker.draining, Ordering::Relaxed);
         }
     }
 }

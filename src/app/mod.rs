@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 usage.
 
 mod cli;
+mod commands;
 mod data_dir;
 mod home;
 mod identity;
@@ -41,16 +42,21 @@ pub fn main() -> ExitCode {
             print!("{text}");
             ExitCode::SUCCESS
         }
-        Ok(Action::Serve(loaded)) => match serve::run(&loaded) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                ExitCode::from(FAILED)
-            }
-        },
+        Ok(Action::Serve(loaded)) => exit_code(serve::run(&loaded)),
+        Ok(Action::Cluster(command)) => exit_code(commands::run(commands::cluster::run(command))),
         Err(UsageError(text)) => {
             eprint!("{text}");
             ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn exit_code(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(FAILED)
         }
     }
 }

@@ -23,7 +23,7 @@ use super::home::Home;
 use super::life::{Life, Over};
 use super::options::Doors;
 use crate::base::{Clock, ErrorKind, Rng, Tasks};
-use crate::broker::BrokerSlot;
+use crate::broker::{BrokerSlot, Peers};
 use crate::cache::PageCache;
 use crate::cluster::{ClusterError, Identity, KeySpace, Reach};
 use crate::config::Settings;
@@ -54,6 +54,8 @@ pub struct NodeParts<'a> {
     pub store: Arc<dyn ObjectStore>,
     /// How other brokers are reached.
     pub reach: Arc<dyn Reach>,
+    /// What other brokers tell.
+    pub peers: Arc<dyn Peers>,
     /// The read cache.
     pub pages: Arc<dyn PageCache>,
     /// The disk of the data directory.
@@ -118,6 +120,11 @@ impl Node {
     /// The door for Kafka clients, of all sessions.
     pub fn front(&self) -> &Arc<Front> {
         &self.front
+    }
+
+    /// The broker that serves now, through all sessions.
+    pub fn slot(&self) -> &BrokerSlot {
+        &self.slot
     }
 
     /// Milliseconds for which segments have waited without a commit, as it changes.

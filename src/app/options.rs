@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::base::{Clock, Rng, SessionId, Tasks};
 use crate::cache;
+use crate::cluster::GRPC_ENDPOINT;
 use crate::cluster::{IdWish, TopicRules};
 use crate::config::topic::broker::BrokerConfigs;
 use crate::config::{FsyncPolicy, MetadataSetting, ObjectStoreSetting, Settings, StoreSettings};
@@ -32,6 +33,8 @@ pub struct Doors {
     pub kafka: SocketAddr,
     /// Health and metrics.
     pub http: SocketAddr,
+    /// gRPC, for clients and other brokers.
+    pub grpc: SocketAddr,
 }
 
 /// The address that clients are told, `host:port`.
@@ -57,18 +60,20 @@ pub fn broker_record(settings: &Settings, session: SessionId, doors: Doors) -> a
         host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
         port: port.parse().context("advertise is host:port")?,
         rack: settings.broker.zone.clone(),
-        endpoints: [("http".to_owned(), http_endpoint(host, doors))].into_iter().chain(external).collect(),
+        endpoints: [
+            ("http".to_owned(), reachable(host, doors.http)),
+            (GRPC_ENDPOINT.to_owned(), reachable(host, doors.grpc)),
+        ]
+        .into_iter()
+        .chain(external)
+        .collect(),
         draining: false,
     })
 }
 
-/// Where other brokers reach the HTTP door: at the address it listens on, or at the advertised host if that is any.
-fn http_endpoint(advertised_host: &str, doors: Doors) -> String {
-    if doors.http.ip().is_unspecified() {
-        format!("{advertised_host}:{}", doors.http.port())
-    } else {
-        doors.http.to_string()
-    }
+/// Where other brokers reach a door: at the address it listens on, or at the advertised host if that is any.
+fn reachable(advertised_host: &str, door: SocketAddr) -> String {
+    if door.ip().is_unspecified() { format!("{advertised_host}:{}", door.port()) } else { door.to_string() }
 }
 
 /// What Kafka's tools are shown as the configs of broker `node_id`.

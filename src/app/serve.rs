@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -26,11 +27,12 @@ use super::patience::patiently;
 use super::reach::Network;
 use super::signals;
 use crate::base::{Clock, Rng, Tasks};
+use crate::broker::BrokerSlot;
 use crate::cache::HybridPages;
 use crate::cluster::{KeySpace, Sessions};
 use crate::config::{Loaded, ObjectStoreSetting, Settings};
 use crate::frontend::http::{self, Readiness};
-use crate::frontend::kafka;
+use crate::frontend::{grpc, kafka};
 use crate::objstore::{self, ProbeOptions, probe};
 use crate::wal::LocalDisk;
 
@@ -38,6 +40,8 @@ use crate::wal::LocalDisk;
 const DEFAULT_CLUSTER: &str = "esker";
 /// Waiting segments without a commit for this long make the broker not ready, in ms.
 const COMMIT_STALL_MS: u64 = 15_000;
+/// How long gRPC calls may hold up the end, in ms.
+const GRPC_STOP_MS: u64 = 500;
 /// How long blocking work may hold up the end of the process, in ms.
 const RUNTIME_STOP_MS: u64 = 1_000;
 
@@ -96,21 +100,23 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         Some(address) => Some(listen::reserve("kafka.external_listen", address)?),
         None => None,
     };
+    let grpc_port = listen::reserve("grpc.listen", &settings.grpc.listen)?;
     let http_port = listen::reserve("http.listen", &settings.http.listen)?;
-    let kafka_address = kafka_port.local_addr()?;
+    let (kafka_address, grpc_address) = (kafka_port.local_addr()?, grpc_port.local_addr()?);
     let registry = Arc::new(OnceLock::new());
     let http = HttpDoor::open(&base, http_port, registry.clone())?;
-    let doors = Doors { kafka: kafka_address, http: http.address };
+    let doors = Doors { kafka: kafka_address, http: http.address, grpc: grpc_address };
+    let ports = Ports { kafka: kafka_port, external: external_port, grpc: grpc_port };
 
     let started = tokio::select! {
-        started = start(&base, &mut data_dir, &registry, doors, (kafka_port, external_port)) => Some(started),
+        started = start(&base, &mut data_dir, &registry, doors, ports) => Some(started),
         () = stop.cancelled() => None,
     };
     base.progress.finish();
     let result = match started {
         Some(Ok(mut running)) => {
             base.readiness.ready();
-            say_ready(&data_dir, &http, kafka_address);
+            say_ready(&data_dir, doors);
             match running.serve(&base, &stop).await {
                 Ok(()) => {
                     base.readiness.not_ready("stopping");
@@ -133,12 +139,21 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     }
 }
 
+/// Ports that are taken and not open yet.
+struct Ports {
+    kafka: Reserved,
+    external: Option<Reserved>,
+    grpc: Reserved,
+}
+
 /// The parts of a broker that serves.
 struct Running {
     meta: Metadata,
     node: Node,
     kafka_stop: CancellationToken,
     kafka: JoinHandle<()>,
+    grpc_stop: CancellationToken,
+    grpc: JoinHandle<()>,
 }
 
 /// Opens what is outside of the process, then starts the broker over it.
@@ -147,7 +162,7 @@ async fn start(
     data_dir: &mut DataDir,
     registry: &OnceLock<Registry>,
     doors: Doors,
-    (kafka_port, external_port): (Reserved, Option<Reserved>),
+    taken: Ports,
 ) -> anyhow::Result<Running> {
     let Base { settings, clock, rng, .. } = base;
     let broker = &settings.broker;
@@ -189,6 +204,7 @@ async fn start(
 
     base.phase("opening the read cache");
     let pages = HybridPages::open(&options::cache(settings, data_dir.path())).await?;
+    let network = Arc::new(Network { store: store.clone(), rng: rng.clone() });
     let parts = NodeParts {
         settings,
         clock,
@@ -196,7 +212,8 @@ async fn start(
         tasks: &base.tasks,
         meta: meta.store.clone(),
         keys,
-        reach: Arc::new(Network { store: store.clone(), rng: rng.clone() }),
+        reach: network.clone(),
+        peers: network,
         store,
         pages: Arc::new(pages),
         disk: LocalDisk::shared(),
@@ -209,9 +226,12 @@ async fn start(
     base.readiness.add_check(move || stall(&stalled_ms, COMMIT_STALL_MS));
 
     let _ = registry.set(metrics);
+    let grpc_stop = CancellationToken::new();
+    let grpc = serve_grpc(taken.grpc.open()?, settings.grpc.max_connections, node.slot().clone(), grpc_stop.clone());
+    let grpc = tokio::spawn(grpc);
     let kafka_stop = CancellationToken::new();
-    let kafka = tokio::spawn(kafka::serve(kafka_port.open()?, node.front().clone(), kafka_stop.clone()));
-    let kafka = match external_port {
+    let kafka = tokio::spawn(kafka::serve(taken.kafka.open()?, node.front().clone(), kafka_stop.clone()));
+    let kafka = match taken.external {
         None => kafka,
         Some(port) => {
             let external = tokio::spawn(kafka::serve(port.open()?, node.front().external(), kafka_stop.clone()));
@@ -222,7 +242,13 @@ async fn start(
         }
     };
     base.wait_for("opening its partitions", || node.open()).await?;
-    Ok(Running { meta, node, kafka_stop, kafka })
+    Ok(Running { meta, node, kafka_stop, kafka, grpc_stop, grpc })
+}
+
+async fn serve_grpc(listener: TcpListener, max_connections: usize, slot: BrokerSlot, stop: CancellationToken) {
+    if let Err(error) = grpc::serve(listener, max_connections, slot, stop).await {
+        tracing::error!(%error, "the gRPC server ended");
+    }
 }
 
 impl Running {
@@ -252,16 +278,22 @@ impl Running {
         if tokio::time::timeout(limit, self.kafka).await.is_err() {
             tracing::warn!("some Kafka connections had requests that could not be answered in time");
         }
+        // After the drain: others were told what was given away.
+        self.grpc_stop.cancel();
+        if tokio::time::timeout(Duration::from_millis(GRPC_STOP_MS), self.grpc).await.is_err() {
+            tracing::debug!("some gRPC calls were cut off");
+        }
         self.node.stop(&base.tasks).await;
         self.meta.close().await;
     }
 }
 
 /// What people (and scripts) read on stdout when the broker is ready.
-fn say_ready(data_dir: &DataDir, http: &HttpDoor, kafka: SocketAddr) {
+fn say_ready(data_dir: &DataDir, Doors { kafka, http, grpc }: Doors) {
     println!("esker {} is ready", env!("CARGO_PKG_VERSION"));
     println!("  kafka   {kafka}");
-    println!("  http    http://{}/  (healthz, readyz, metrics)", http.address);
+    println!("  grpc    {grpc}");
+    println!("  http    http://{http}/  (healthz, readyz, metrics)");
     println!("  data    {}", data_dir.path().display());
     println!("  try     echo hello | kcat -b {kafka} -t greetings -P && kcat -b {kafka} -t greetings -C -e");
 }

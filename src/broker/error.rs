@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::base::ErrorKind;
-use crate::cluster::TopicError;
+use crate::cluster::{DrainError, TopicError};
 use crate::fetch::FetchError;
 use crate::partition::LogError;
 use crate::protocol::batch::BatchError;
@@ -68,6 +68,9 @@ pub enum BrokerError {
     /// The catalogue.
     #[error(transparent)]
     Topic(#[from] TopicError),
+    /// A broker does not drain.
+    #[error(transparent)]
+    Drain(#[from] DrainError),
     /// Stored data could not be read.
     #[error(transparent)]
     Read(#[from] FetchError),
@@ -87,6 +90,7 @@ impl BrokerError {
             | Self::Batch(_) => ErrorKind::Invalid,
             Self::Log(error) => error.kind(),
             Self::Topic(error) => error.kind(),
+            Self::Drain(error) => error.kind(),
             Self::Read(error) => error.kind(),
         }
     }

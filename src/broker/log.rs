@@ -6,7 +6,8 @@ use std::fmt;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 
-use crate::base::TopicPartition;
+use crate::base::{SessionId, TopicPartition};
+use crate::format::state::PartitionState;
 use crate::partition::{Acks, Appended, Log, LogError, Permit, ProducerView};
 use crate::protocol::batch::BatchHeader;
 
@@ -39,6 +40,12 @@ pub trait BrokerLog: fmt::Debug + Send + Sync + 'static {
 
     /// Moves log start up; resolves when that is committed, with the new log start.
     async fn move_log_start(&self, partition: TopicPartition, offset: i64) -> Result<i64, LogError>;
+
+    /// The session whose stream this is.
+    fn session(&self) -> SessionId;
+
+    /// The state in which a partition was given away under `leader_epoch`, if this session still has it.
+    fn given_state(&self, partition: TopicPartition, leader_epoch: i32) -> Option<PartitionState>;
 }
 
 #[async_trait]
@@ -72,5 +79,13 @@ impl BrokerLog for Log {
 
     async fn move_log_start(&self, partition: TopicPartition, offset: i64) -> Result<i64, LogError> {
         Self::move_log_start(self, partition, offset).await
+    }
+
+    fn session(&self) -> SessionId {
+        Self::session(self)
+    }
+
+    fn given_state(&self, partition: TopicPartition, leader_epoch: i32) -> Option<PartitionState> {
+        Self::given_state(self, partition, leader_epoch)
     }
 }

@@ -19,6 +19,10 @@ pub struct Metrics {
     pub auto_created_topics: Counter,
     /// Producer ids given out.
     pub producer_ids: Counter,
+    /// Partitions whose state another broker told when it gave them away.
+    pub loads_told: Counter,
+    /// Partitions whose state was looked for in a stream.
+    pub loads_read: Counter,
     /// Topics of the cluster.
     pub topics: Gauge,
     /// Partitions that this broker leads.
@@ -38,6 +42,8 @@ impl Metrics {
             ("refused_batches", "Produced batches that broke a rule", &made.refused_batches),
             ("auto_created_topics", "Topics created because a client asked for them", &made.auto_created_topics),
             ("producer_ids", "Producer ids given out", &made.producer_ids),
+            ("loads_told", "Partitions whose state the broker that gave them away told", &made.loads_told),
+            ("loads_read", "Partitions whose state was looked for in a stream", &made.loads_read),
         ];
         for (name, help, counter) in counters {
             registry.register(format!("esker_broker_{name}"), help, counter.clone());

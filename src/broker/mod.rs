@@ -16,24 +16,30 @@ pub mod groups;
 pub mod log;
 pub mod metrics;
 pub mod partitions;
+pub mod peer;
 pub mod produce;
 pub mod read;
 pub mod slot;
 pub mod topics;
+pub mod traffic;
 
 use std::fmt;
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 pub use error::BrokerError;
 pub use groups::{GroupParts, Groups};
 pub use log::BrokerLog;
 pub use metrics::Metrics;
-pub use partitions::{Loader, Partitions, newest_state};
+pub use partitions::{Loader, NoPeers, Partitions, Peers, Told, newest_state};
 pub use produce::PendingProduce;
 pub use read::{ListedOffset, OffsetSpec};
 pub use slot::BrokerSlot;
 
 pub use crate::cluster::Topic;
+
+use traffic::Traffic;
 
 use crate::base::{Clock, TopicPartition};
 use crate::cluster::{Catalogue, ClusterImage, ProducerIds};
@@ -77,6 +83,7 @@ pub struct Broker {
     log_dir: String,
     clock: Clock,
     metrics: Metrics,
+    traffic: Mutex<Traffic>,
 }
 
 impl fmt::Debug for Broker {
@@ -90,7 +97,19 @@ impl Broker {
     pub fn new(parts: Parts) -> Self {
         let Parts { catalogue, log, fetches, partitions, groups, producer_ids, configs, log_dir, clock, metrics } =
             parts;
-        Self { catalogue, log, fetches, partitions, groups, producer_ids, configs, log_dir, clock, metrics }
+        Self {
+            catalogue,
+            log,
+            fetches,
+            partitions,
+            groups,
+            producer_ids,
+            configs,
+            log_dir,
+            clock,
+            metrics,
+            traffic: Mutex::default(),
+        }
     }
 
     /// Kafka node id.

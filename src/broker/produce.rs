@@ -72,6 +72,7 @@ impl Broker {
         }
         let permit = self.log.admit(checked.bytes.len(), timeout_ms).await?;
         let append = self.log.append(partition, &checked.header, &checked.bytes, acks, permit);
+        self.traffic.lock().note(partition, checked.bytes.len() as u64);
         self.metrics.produced_batches.inc();
         self.metrics.produced_records.inc_by(checked.header.records_count as u64);
         self.metrics.produced_bytes.inc_by(checked.bytes.len() as u64);

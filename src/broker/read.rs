@@ -46,7 +46,15 @@ impl ListedOffset {
 impl Broker {
     /// Reads several partitions, waiting for more where the request says so. Dropping the future stops the wait.
     pub async fn fetch(&self, request: &FetchRequest) -> Vec<PartitionFetch> {
-        self.fetches.fetch(request).await
+        let fetched = self.fetches.fetch(request).await;
+        let mut traffic = self.traffic.lock();
+        for one in &fetched {
+            if let Ok(read) = &one.result {
+                traffic.note(one.partition, read.bytes() as u64);
+            }
+        }
+        drop(traffic);
+        fetched
     }
 
     /// One offset of a partition.

@@ -17,12 +17,12 @@ use tokio::sync::{Notify, watch};
 
 use super::catalogue::Catalogue;
 use super::error::ClusterError;
-use super::image::ClusterImage;
+use super::image::{ClusterImage, GRPC_ENDPOINT};
 use super::metrics::Metrics;
 use super::placement::{Decision, decide};
 use super::registration::{Registration, Sessions};
 use super::suspicion::{ProbeOutcome, Suspicion};
-use crate::base::{Clock, SessionId, Tasks, crash};
+use crate::base::{Clock, SessionId, Tasks, TopicPartition, crash};
 
 /// Pause after something failed, in milliseconds.
 const RETRY_MS: u64 = 500;
@@ -39,6 +39,10 @@ pub trait Reach: fmt::Debug + Send + Sync + 'static {
 
     /// Asks the broker at an HTTP endpoint (`host:port`) whether it lives; at most for `timeout_ms`.
     async fn probe(&self, endpoint: &str, timeout_ms: u64) -> ProbeOutcome;
+
+    /// Asks the broker at a gRPC endpoint (`host:port`) how busy the partitions are that it leads, in bytes per second; at
+    /// most for `timeout_ms`.
+    async fn traffic(&self, endpoint: &str, timeout_ms: u64) -> Result<Vec<(TopicPartition, u64)>, String>;
 }
 
 /// Paces of the controller.
@@ -95,9 +99,17 @@ impl Controller {
                 pause_ms = if suspicion.is_urgent() { interval_ms.min(DOUBT_MS) } else { interval_ms };
             }
         });
+        let rates = Rates::default();
+        let (asker, asking, known) = (self.clone(), stop.clone(), rates.clone());
+        tasks.spawn("traffic", async move {
+            let pause = Duration::from_millis(asker.settings.balance_interval_ms.max(1));
+            while asking.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+                asking.run_until_cancelled(asker.measure(&known)).await;
+            }
+        });
         let sealing = Sealing { under_way: Arc::default(), done: Arc::default(), tasks: tasks.clone() };
         tasks.spawn("controller", async move {
-            stop.run_until_cancelled(self.run(seen, sealing)).await;
+            stop.run_until_cancelled(self.run(seen, sealing, rates)).await;
         });
     }
 
@@ -134,13 +146,30 @@ impl Controller {
         });
     }
 
-    async fn run(self, mut suspects: watch::Receiver<BTreeSet<SessionId>>, sealing: Sealing) {
+    /// As the controller, asks everybody how busy their partitions are; one that does not answer counts as idle.
+    async fn measure(&self, known: &Rates) {
+        let image = self.catalogue.image();
+        let mut rates = BTreeMap::new();
+        if image.controller == Some(self.own()) && image.brokers.len() > 1 {
+            let endpoints = image.brokers.values().filter_map(|broker| broker.endpoints.get(GRPC_ENDPOINT));
+            let answers = join_all(endpoints.map(|at| self.reach.traffic(at, self.settings.probe_timeout_ms))).await;
+            for answer in answers {
+                match answer {
+                    Ok(of_broker) => rates.extend(of_broker),
+                    Err(error) => tracing::debug!(error, "a broker does not say how busy it is"),
+                }
+            }
+        }
+        *known.lock() = rates;
+    }
+
+    async fn run(self, mut suspects: watch::Receiver<BTreeSet<SessionId>>, sealing: Sealing, rates: Rates) {
         let mut versions = self.catalogue.subscribe();
         loop {
             versions.borrow_and_update();
             let suspected = suspects.borrow_and_update().clone();
             let image = self.catalogue.image();
-            let pause = match self.step(&image, &suspected, &sealing).await {
+            let pause = match self.step(&image, &suspected, &sealing, &rates).await {
                 Ok(()) => self.settings.balance_interval_ms,
                 Err(error) => {
                     tracing::warn!(%error, "the controller's work goes on in a moment");
@@ -162,20 +191,22 @@ impl Controller {
         image: &ClusterImage,
         suspects: &BTreeSet<SessionId>,
         sealing: &Sealing,
+        rates: &Rates,
     ) -> Result<(), ClusterError> {
         let own = self.own();
         if *self.registration.ended().borrow() {
             return Ok(());
         }
         match image.controller {
-            None if image.brokers.get(&own.broker_id).is_some_and(|broker| broker.draining) => {}
+            // One that drains leaves it to the others, if there are any.
+            None if image.drains(own) && image.candidates().next().is_some() => {}
             None => {
                 if self.registration.campaign().await? {
                     tracing::info!(session = %own, "this broker is the controller");
                     self.metrics.elections.inc();
                 }
             }
-            Some(controller) if controller == own => self.reign(image, suspects, sealing).await?,
+            Some(controller) if controller == own => self.reign(image, suspects, sealing, rates).await?,
             Some(controller) if suspects.contains(&controller) || !image.is_alive(controller) => {
                 let before_us = image
                     .candidates()
@@ -197,8 +228,10 @@ impl Controller {
         image: &ClusterImage,
         suspects: &BTreeSet<SessionId>,
         sealing: &Sealing,
+        rates: &Rates,
     ) -> Result<(), ClusterError> {
-        let Decision { seal, take_over, targets } = decide(image, suspects, &BTreeMap::new());
+        let rates = rates.lock().clone();
+        let Decision { seal, take_over, targets } = decide(image, suspects, &rates);
         for session in seal.into_iter().filter(|session| *session != self.own()) {
             self.seal(session, sealing);
         }
@@ -254,6 +287,9 @@ impl Controller {
         let _ = tokio::time::timeout(Duration::from_secs(10), shown).await;
     }
 }
+
+/// Bytes per second of busy partitions, as they were asked last.
+type Rates = Arc<Mutex<BTreeMap<TopicPartition, u64>>>;
 
 /// Seals under way.
 #[derive(Debug, Clone)]

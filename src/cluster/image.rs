@@ -16,6 +16,9 @@ pub const CONSUMER_OFFSETS: &str = "__consumer_offsets";
 /// State of transactional producers lives here.
 pub const TRANSACTION_STATE: &str = "__transaction_state";
 
+/// Name of the gRPC door among a broker's endpoints.
+pub const GRPC_ENDPOINT: &str = "grpc";
+
 /// Whether clients are told that the topic is internal, and may not write to it themselves.
 pub fn is_internal(topic: &str) -> bool {
     topic == CONSUMER_OFFSETS || topic == TRANSACTION_STATE
@@ -135,6 +138,11 @@ impl ClusterImage {
         self.brokers
             .values()
             .filter(|broker| !broker.draining && self.is_alive(broker.session) && !self.is_sealed(broker.session))
+    }
+
+    /// Whether `session` gives its partitions away and takes none.
+    pub fn drains(&self, session: SessionId) -> bool {
+        self.brokers.get(&session.broker_id).is_some_and(|broker| broker.session == session && broker.draining)
     }
 
     /// The controller, if it is alive.

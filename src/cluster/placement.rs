@@ -111,6 +111,7 @@ pub fn decide(image: &ClusterImage, suspects: &BTreeSet<SessionId>, rates: &BTre
     };
     let mut spread = Spread::of(image, None);
     if spread.counts.is_empty() {
+        last_resort(image, &mut decision);
         return decision;
     }
     let mut in_flight = 0;
@@ -155,6 +156,22 @@ pub fn decide(image: &ClusterImage, suspects: &BTreeSet<SessionId>, rates: &BTre
         }
     }
     decision
+}
+
+/// Only draining brokers are left: what the dead led goes to them. To be served counts for more than to be moved.
+fn last_resort(image: &ClusterImage, decision: &mut Decision) {
+    let live = |session: SessionId| image.is_alive(session) && !image.is_sealed(session);
+    let drained: Vec<SessionId> = image.brokers.values().map(|broker| broker.session).filter(|s| live(*s)).collect();
+    let mut next = drained.iter().cycle();
+    for topic in image.topics() {
+        for (index, assignment) in (0..).zip(&topic.partitions) {
+            if image.is_sealed(assignment.session)
+                && let Some(session) = next.next()
+            {
+                decision.take_over.insert(topic.partition(index), *session);
+            }
+        }
+    }
 }
 
 /// Moves partitions from brokers with many to brokers with few, until the numbers differ by at most one.

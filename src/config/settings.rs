@@ -34,6 +34,8 @@ pub struct Settings {
     pub retention: RetentionSettings,
     /// The HTTP front door.
     pub http: HttpSettings,
+    /// The gRPC front door.
+    pub grpc: GrpcSettings,
     /// Logs for people and programs.
     pub tracing: TracingSettings,
 }
@@ -427,6 +429,21 @@ pub struct HttpSettings {
 impl Default for HttpSettings {
     fn default() -> Self {
         Self { listen: "127.0.0.1:9096".to_owned(), max_connections: 256 }
+    }
+}
+
+/// The gRPC front door.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrpcSettings {
+    /// Address to listen on, `host:port`; port 0 lets the machine choose.
+    pub listen: String,
+    /// Connections at once; more wait.
+    pub max_connections: usize,
+}
+
+impl Default for GrpcSettings {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:9094".to_owned(), max_connections: 1_000 }
     }
 }
 

@@ -1,4 +1,6 @@
-//! Floor 1: Kafka's wire: framing, versions, messages (crate `kafka-protocol`) and record batch v2.
+//! Floor 1: the wires: Kafka's framing, versions, messages (crate `kafka-protocol`) and record batch v2; the messages of
+//! `proto/`.
 
 pub mod batch;
+pub mod grpc;
 pub mod shape;

@@ -232,6 +232,7 @@ class Broker:
         cluster = self.cluster
         command = [cluster.binary, "serve", "--data-dir", self.folder / "data", "--broker-id", self.number,
                    "--kafka-listen", self.bootstrap, "--http-listen", f"{self.address}:9096",
+                   "--grpc-listen", f"{self.address}:9094",
                    "--metadata", f"etcd://{cluster.etcd.address}:2379", "--object-store", f"s3://{BUCKET}/run",
                    *cluster.flags]
         env = {k: v for k, v in os.environ.items() if k not in SUITE_VARIABLES and not k.startswith("ESKER_TEST_")}

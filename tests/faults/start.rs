@@ -17,7 +17,7 @@ fn a_port_in_use_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    for flag in ["--kafka-listen", "--http-listen"] {
+    for flag in ["--kafka-listen", "--grpc-listen", "--http-listen"] {
         let said = refused(&Setup::new(folder.path(), &[flag, &address]));
         assert!(said.contains(&address) && said.contains(flag), "{said}");
     }

@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use esker::app::node::{Node, NodeParts, Stage as Told};
 use esker::app::options::Doors;
 use esker::base::clock::Source;
-use esker::base::{Clock, Rng, SessionId, Tasks};
+use esker::base::{Clock, Rng, SessionId, Tasks, TopicPartition};
+use esker::broker::NoPeers;
 use esker::cache::MemoryPages;
 use esker::cluster::identity::{Place as Member, settle_cluster_id};
 use esker::cluster::{IdWish, KeySpace, ProbeOutcome, Reach, Sessions};
@@ -308,6 +309,10 @@ impl Reach for SimReach {
             Ok(Err(_)) | Err(_) => ProbeOutcome::Silent,
         }
     }
+
+    async fn traffic(&self, _: &str, _: u64) -> Result<Vec<(TopicPartition, u64)>, String> {
+        Ok(Vec::new())
+    }
 }
 
 impl Life {
@@ -327,6 +332,7 @@ impl Life {
         let doors = Doors {
             kafka: SocketAddr::from((address(self.id), 9092)),
             http: SocketAddr::from((address(self.id), 9096)),
+            grpc: SocketAddr::from((address(self.id), 9094)),
         };
         let sessions = Sessions { store: meta.clone(), keys: keys.clone(), clock: clock.clone() };
         let wish = IdWish {
@@ -353,6 +359,7 @@ impl Life {
             data_dir: Path::new(&data_dir),
             identity,
             reach: Arc::new(reach),
+            peers: Arc::new(NoPeers),
             doors,
         };
         let mut counters = Counters::default();

@@ -31,6 +31,8 @@ pub struct Doors {
     pub kafka: SocketAddr,
     #[allow(dead_code, reason = "not every test asks for metrics")]
     pub http: SocketAddr,
+    #[allow(dead_code, reason = "not every test speaks gRPC")]
+    pub grpc: SocketAddr,
 }
 
 /// A running process; killed when dropped.
@@ -60,7 +62,7 @@ impl Setup {
     pub fn spawn(&self) -> Broker {
         let log = self.folder.join("broker.log");
         let file = OpenOptions::new().create(true).append(true).open(&log).expect("the log file opens");
-        let listen = ["--kafka-listen", "--http-listen"]
+        let listen = ["--kafka-listen", "--grpc-listen", "--http-listen"]
             .into_iter()
             .filter(|&flag| !self.flags.iter().any(|given| given == flag));
         let listen = listen.flat_map(|flag| [flag, "127.0.0.1:0"]);
@@ -81,18 +83,19 @@ impl Setup {
         let stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
         let (sender, doors) = mpsc::channel();
         std::thread::spawn(move || {
-            let (mut kafka, mut http) = (None, None);
+            let (mut kafka, mut grpc, mut http) = (None, None, None);
             for line in stdout.lines().map_while(Result::ok) {
                 let mut words = line.split_whitespace();
                 match (words.next(), words.next()) {
                     (Some("kafka"), Some(address)) => kafka = address.parse().ok(),
+                    (Some("grpc"), Some(address)) => grpc = address.parse().ok(),
                     (Some("http"), Some(url)) => {
                         http = url.trim_start_matches("http://").trim_end_matches('/').parse().ok();
                     }
                     _ => {}
                 }
-                if let (Some(kafka), Some(http)) = (kafka, http) {
-                    let _ = sender.send(Doors { kafka, http });
+                if let (Some(kafka), Some(grpc), Some(http)) = (kafka, grpc, http) {
+                    let _ = sender.send(Doors { kafka, http, grpc });
                 }
             }
         });

@@ -12,5 +12,5 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-pub use loader::{Loader, newest_state};
+pub use loader::{Loader, NoPeers, Peers, Told, newest_state};
 pub use service::{Partitions, Status};

@@ -91,6 +91,7 @@ impl Picture {
             chunk_revisions: vec![1],
             partitions,
         });
+        self.image.partition_count += topic.partitions.len();
         self.image.by_name.insert(topic.name.as_str().into(), topic.clone());
         self.image.by_id.insert(id, topic);
         self

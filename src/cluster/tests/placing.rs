@@ -121,6 +121,16 @@ fn a_topic_is_spread_over_zones() {
 }
 
 #[test]
+fn what_the_dead_led_goes_to_those_who_drain_if_there_is_nobody_else() {
+    let (dead, one, two) = (session(3, 3), session(1, 1), session(2, 2));
+    let picture = Picture::of(0).broker(one, None, true).broker(two, None, true).sealed(dead, 5);
+    let picture = picture.topic(1, vec![led(dead, 0), led(one, 0), led(dead, 0), led(two, 0)]);
+    let decision = decided(&picture);
+    assert_eq!(decision.take_over, [(partition(1, 0), one), (partition(1, 2), two)].into());
+    assert_eq!(decision.targets, BTreeMap::new(), "they do not give to each other");
+}
+
+#[test]
 fn traffic_moves_a_partition_when_the_numbers_are_even() {
     let (a, b) = (session(1, 1), session(2, 2));
     let picture = Picture::of(2).topic(1, vec![led(a, 0), led(a, 0), led(b, 0), led(b, 0)]);

@@ -30,6 +30,8 @@ pub fn kafka_error(error: &BrokerError) -> Kafka {
         BrokerError::Batch(error) => batch_error(error),
         BrokerError::Log(error) => log_error(error),
         BrokerError::Topic(error) => Kafka::try_from_code(error.code()).unwrap_or(Kafka::UnknownServerError),
+        // No Kafka request asks for it.
+        BrokerError::Drain(_) => Kafka::UnknownServerError,
         BrokerError::Read(error) => read_error(error),
     }
 }

@@ -13,7 +13,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use uuid::Uuid;
 
 use crate::base::{Clock, Rng, SessionId, Tasks};
-use crate::broker::{Broker, BrokerSlot, GroupParts, Groups, Loader, Metrics as BrokerMetrics, Partitions, Parts};
+use crate::broker::{
+    Broker, BrokerSlot, GroupParts, Groups, Loader, Metrics as BrokerMetrics, NoPeers, Partitions, Parts,
+};
 use crate::cache::{self, MemoryPages, ObjectReader};
 use crate::cluster::{
     Catalogue, Identity, KeySpace, Metrics as ClusterMetrics, ProducerIds, Registration, Sessions, TopicRules,
@@ -102,7 +104,14 @@ pub async fn house(settings: KafkaSettings) -> House {
         Reader::new(Arc::new(log.clone()), objects, ReadSettings::default(), FetchMetrics::register(&mut registry));
     let fetches = Fetches::new(reader, 100);
     let metrics = BrokerMetrics::register(&mut registry);
-    let loader = Loader { store, catalogue: catalogue.clone(), log: log.clone(), finished: Arc::default() };
+    let loader = Loader {
+        store,
+        catalogue: catalogue.clone(),
+        log: log.clone(),
+        finished: Arc::default(),
+        peers: Arc::new(NoPeers),
+        metrics: metrics.clone(),
+    };
     let partitions = Partitions::follow(loader, metrics.clone(), &tasks);
     let log = Arc::new(log);
     let group = GroupParts {
