@@ -9,7 +9,8 @@ perhaps even (partitions in turn), small (all records), tail (false: no reader w
 Commands come on stdin, each answered by one line on stdout:
 
     stats     {"acked": {partition: [when the newest acknowledged record was sent, its offset, when it was acknowledged]},
-              "read": {who: {partition: next offset}}, …}: enough to see who makes progress
+              "writing": {producer: when its newest acknowledged record was sent}, "read": {who: {partition: next offset}}, …}:
+              enough to see who makes progress
     reset     slowest_s (send to acknowledgement) and longest_gap_s (between acknowledgements of a partition) begin again
     quiet     producers send no more; answered when nothing of theirs is open, or after 120 s with what is
     final     reads everything from the beginning as a new consumer, once; writes it down
@@ -322,14 +323,15 @@ def main():
     def stats():
         acked, read = {}, {}
         for writer in writers:
-            for tp, newest in writer.newest.items():
+            for tp, newest in list(writer.newest.items()):
                 acked[tp] = max(acked.get(tp, (0, -1, 0)), newest)
         for reader in readers:
             at = read.setdefault(reader.group or reader.name_, {})
             for tp, offset in list(reader.next.items()):
                 at[tp] = max(at.get(tp, 0), offset)
         counts = {what: sum(writer.counts[what] for writer in writers) for what in ("sent", "acked", "given up")}
-        return {"now": time.monotonic(), "counts": counts, "acked": acked, "read": read,
+        writing = {writer.name: max((sent for sent, _, _ in list(writer.newest.values())), default=0.0) for writer in writers}
+        return {"now": time.monotonic(), "writing": writing, "counts": counts, "acked": acked, "read": read,
                 "open": sum(len(writer.producer) for writer in writers),
                 "slowest_s": max((writer.slowest for writer in writers), default=0.0),
                 "longest_gap_s": max((writer.longest_gap for writer in writers), default=0.0)}

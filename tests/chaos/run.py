@@ -140,7 +140,8 @@ class Run:
                 broker.spawn()
 
     def recover(self, healed):
-        """Until every partition has taken a record that was sent after `healed`, and every reader has read one of those."""
+        """Until every partition has taken a record that was sent after `healed`, of every producer has been taken one, and every
+        reader has read one of each partition."""
         deadline, behind = healed + RECOVERY_S, ["no answer of the clients"]
         needed = {}
         while time.monotonic() < deadline:
@@ -154,6 +155,8 @@ class Run:
                         needed.setdefault(tp, offset)
                     else:
                         behind.append(f"no write of {tp} for {stats['now'] - sent:.0f} s" if sent else f"no write of {tp}")
+            behind += [f"nothing of {who} was acknowledged for {stats['now'] - sent:.0f} s" for who, sent in stats["writing"].items()
+                       if sent < healed]
             for who, positions in stats["read"].items():
                 behind += [f"{who} is at {positions.get(tp)} of {tp}, and {offset} was acknowledged"
                            for tp, offset in needed.items() if positions.get(tp, 0) <= offset]
