@@ -487,7 +487,9 @@ async fn follow_once(shared: &Shared, fold: &mut Fold, revision: &mut u64) -> Re
 }
 
 fn publish(shared: &Shared, fold: &mut Fold) {
-    let image = fold.image();
+    let mut image = fold.image();
+    let old = shared.image.load();
+    image.departed = old.departed.next(&old.brokers, &image.brokers, shared.clock.boot_ms());
     let version = image.version;
     shared.image.store(Arc::new(image));
     shared.measure();

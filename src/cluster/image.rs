@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::departed::{Brokers, Departed};
 use crate::base::{SessionId, TopicPartition};
 use crate::config::topic::{Configs, TopicSettings};
 use crate::format::metadata::{AssignmentRecord, BrokerRecord, DeletionRecord, Sealed};
@@ -73,7 +74,9 @@ pub struct ClusterImage {
     /// Revision of the controller's key, for compares; 0 if there is no controller.
     pub controller_revision: u64,
     /// Live brokers by id.
-    pub brokers: BTreeMap<i32, Arc<BrokerRecord>>,
+    pub brokers: Brokers,
+    /// Brokers that have just left; clients are still told of them.
+    pub departed: Departed,
     /// Who holds each broker id: the epoch of the session, by id.
     pub claims: BTreeMap<i32, u64>,
     /// Sessions on record, and where their streams were sealed.

@@ -40,7 +40,7 @@ pub(super) async fn describe_cluster(
             .with_error_code(error.code())
             .with_error_message(Some(text("brokers serve this listener, there is no listener of controllers")));
     }
-    let brokers = endpoints::brokers(&image, session.front.external).map(|broker| {
+    let brokers = endpoints::brokers(&image.brokers, session.front.external).map(|broker| {
         DescribeClusterBroker::default()
             .with_broker_id(broker.node_id)
             .with_host(broker.host)

@@ -8,7 +8,7 @@ use kafka_protocol::messages::{BrokerId, FindCoordinatorResponse};
 use kafka_protocol::protocol::StrBytes;
 
 use super::metadata::text;
-use crate::cluster::{ClusterImage, Topic};
+use crate::cluster::{Brokers, ClusterImage, Topic};
 use crate::format::metadata::{AssignmentRecord, BrokerRecord};
 
 /// Name of the second listener's address among a broker's endpoints.
@@ -44,9 +44,9 @@ impl Endpoint {
     }
 }
 
-/// All live brokers, by id.
-pub(super) fn brokers(image: &ClusterImage, external: bool) -> impl Iterator<Item = Endpoint> {
-    image.brokers.iter().map(move |(id, broker)| Endpoint::of(*id, broker, external))
+/// Brokers, by id.
+pub(super) fn brokers(brokers: &Brokers, external: bool) -> impl Iterator<Item = Endpoint> {
+    brokers.iter().map(move |(id, broker)| Endpoint::of(*id, broker, external))
 }
 
 /// The leader under `assignment`, or Kafka's error if it is not to be reached.

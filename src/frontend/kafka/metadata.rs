@@ -62,7 +62,8 @@ pub(super) async fn metadata(session: &Session, call: &Call, request: MetadataRe
         }
     }
     let image = broker.image();
-    let brokers = endpoints::brokers(&image, session.front.external).map(|broker| {
+    let listed = image.departed.with(&image.brokers, session.front.clock.boot_ms());
+    let brokers = endpoints::brokers(&listed, session.front.external).map(|broker| {
         MetadataResponseBroker::default()
             .with_node_id(broker.node_id)
             .with_host(broker.host)

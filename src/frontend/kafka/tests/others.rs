@@ -218,7 +218,9 @@ async fn the_cluster_is_shown_with_all_its_brokers_and_who_leads_what() {
     neighbour.release().await.unwrap();
     house.caught_up().await;
     let told = client.call(&all, 12).await;
-    assert_eq!(told.brokers.len(), 1);
+    assert_eq!(told.brokers.len(), 2, "clients are told of it for a moment more");
+    let cluster = client.call(&DescribeClusterRequest::default().with_endpoint_type(1), 2).await;
+    assert_eq!(cluster.brokers.len(), 1, "operators are not");
     let gone = Kafka::LeaderNotAvailable.code();
     assert_eq!(leaders(&told), [(0, 1, 0, vec![]), (gone, -1, 1, vec![OTHER])]);
     let request = DescribeTopicPartitionsRequest::default().with_response_partition_limit(10);
