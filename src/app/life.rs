@@ -14,6 +14,9 @@ use crate::partition::{Log, Progress};
 const OPEN_WAIT_MS: u64 = 30_000;
 /// How often commits are looked at, in milliseconds.
 const COMMIT_LOOK_MS: u64 = 1_000;
+/// For how long a broker that gave everything away still tells clients where it is, in milliseconds: one that finds the door
+/// closed has to ask somebody else.
+const FAREWELL_MS: u64 = 500;
 /// How long the end of a session that lost its lease waits for its last commits, in milliseconds.
 const LAST_COMMIT_MS: u64 = 2_000;
 
@@ -174,7 +177,10 @@ impl Life {
             }
         };
         match tokio::time::timeout(Duration::from_millis(timeout_ms), drained).await {
-            Ok(Ok(())) => tracing::info!("every partition is with another broker"),
+            Ok(Ok(())) => {
+                tracing::info!("every partition is with another broker");
+                tokio::time::sleep(Duration::from_millis(FAREWELL_MS)).await;
+            }
             Ok(Err(error)) => {
                 tracing::warn!(%error, "cannot say that this broker drains; its partitions move when its lease ends");
             }

@@ -44,6 +44,10 @@ impl PendingProduce {
 impl Broker {
     /// Appends one client's batch to a partition. Waits for room at most `timeout_ms`; on return the batch has its place
     /// in the log (or was judged), and only durability is outstanding.
+    ///
+    /// A batch for a partition that is just coming or going waits until that is over, at most for a second: then it is
+    /// appended, or refused with a leader that can be told. Refused at once, a client would ask in vain, and wait longer
+    /// after each time.
     pub async fn produce(
         &self,
         topic: &Topic,
@@ -56,6 +60,8 @@ impl Broker {
             return Err(BrokerError::InternalTopic(topic.name.clone()));
         }
         let partition = self.led_here(topic, partition)?;
+        let asked_ms = self.clock.boot_ms();
+        self.partitions.moved(partition, self.image().version, timeout_ms).await;
         let settings = &topic.settings;
         let rules = BatchRules {
             max_message_bytes: settings.max_message_bytes,
@@ -70,7 +76,8 @@ impl Broker {
         if checked.header.is_transactional() {
             return Err(BrokerError::Transactions);
         }
-        let permit = self.log.admit(checked.bytes.len(), timeout_ms).await?;
+        let waited_ms = self.clock.boot_ms().saturating_sub(asked_ms);
+        let permit = self.log.admit(checked.bytes.len(), timeout_ms.saturating_sub(waited_ms)).await?;
         let append = self.log.append(partition, &checked.header, &checked.bytes, acks, permit);
         self.traffic.lock().note(partition, checked.bytes.len() as u64);
         self.metrics.produced_batches.inc();

@@ -36,6 +36,12 @@ impl TokenBucket {
         self.millionths = self.millionths.saturating_sub(TOKEN);
     }
 
+    /// Fills the bucket up.
+    pub fn refill(&mut self, now_us: u64) {
+        self.millionths = self.burst_millionths;
+        self.filled_us = self.filled_us.max(now_us);
+    }
+
     fn fill(&mut self, now_us: u64) {
         let elapsed_us = now_us.saturating_sub(self.filled_us);
         self.filled_us = self.filled_us.max(now_us);

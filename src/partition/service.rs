@@ -170,6 +170,11 @@ impl Log {
         self.0.progress.subscribe()
     }
 
+    /// The time that it goes by.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
     /// The disk of the write-ahead files, if there are any.
     pub fn disk(&self) -> Option<&Arc<dyn Disk>> {
         self.0.wal_dir.as_ref().map(WalDir::disk)

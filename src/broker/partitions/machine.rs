@@ -82,6 +82,12 @@ impl Machine {
         self.held.values().filter(|held| held.phase == Phase::Loading).count()
     }
 
+    /// Partitions that are on their way to this session or from it: a moment later it can be said who takes writes.
+    pub fn moving(&self) -> impl Iterator<Item = TopicPartition> {
+        let is_moving = |phase: Phase| matches!(phase, Phase::Loading | Phase::Releasing | Phase::Released { .. });
+        self.held.iter().filter(move |(_, held)| is_moving(held.phase)).map(|(partition, _)| *partition)
+    }
+
     /// Partitions that are led.
     pub fn led(&self) -> usize {
         self.held.values().filter(|held| matches!(held.phase, Phase::Led { .. })).count()

@@ -7,6 +7,7 @@
 
 mod loader;
 mod machine;
+mod moving;
 mod service;
 
 #[cfg(test)]

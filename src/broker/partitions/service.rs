@@ -1,6 +1,7 @@
 //! The task that makes the log follow the catalogue.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 
 use super::loader::Loader;
 use super::machine::{Load, Machine, Work};
+use super::moving::Moving;
 use crate::base::{ErrorKind, SessionId, Tasks, TopicPartition, crash};
 use crate::broker::metrics::Metrics;
 use crate::cluster::{Catalogue, Handover};
@@ -40,6 +42,8 @@ pub struct Status {
 #[derive(Debug, Clone)]
 pub struct Partitions {
     status: watch::Receiver<Status>,
+    moving: Arc<Moving>,
+    log: Log,
 }
 
 impl Partitions {
@@ -50,11 +54,13 @@ impl Partitions {
         let (log, catalogue) = (loader.log.clone(), loader.catalogue.clone());
         let own = log.session();
         let (machine, work) = (Machine::new(own), FuturesUnordered::new());
-        let keeper = Keeper { own, loader, catalogue, log, metrics, machine, work, probing: false };
+        let moving = Arc::<Moving>::default();
+        let partitions = Self { status, moving: moving.clone(), log: log.clone() };
+        let keeper = Keeper { own, loader, catalogue, log, metrics, machine, work, probing: false, moving };
         tasks.spawn("partitions", async move {
             stop.run_until_cancelled(keeper.run(status_to)).await;
         });
-        Self { status }
+        partitions
     }
 
     /// How far the log follows, as it comes.
@@ -69,6 +75,31 @@ impl Partitions {
         if tokio::time::timeout(Duration::from_millis(SETTLE_MS), reached).await.is_err() {
             tracing::warn!(version, "partitions are late to open");
         }
+    }
+}
+
+impl Partitions {
+    /// Waits while `partition` has just begun to come to this broker or to leave it, or the log is behind `version` of the
+    /// catalogue: who asks again at once would be refused again. At most until it has been moving for a second, and for
+    /// `timeout_ms`: one whose state cannot be read does not hold up what else is on the connection.
+    pub async fn moved(&self, partition: TopicPartition, version: u64, timeout_ms: u64) {
+        let mut status = self.status.clone();
+        let Some(left_ms) = self.hold_ms(partition, version, status.borrow_and_update().version) else { return };
+        let moved = async {
+            while status.changed().await.is_ok() {
+                let reached = status.borrow_and_update().version;
+                if self.hold_ms(partition, version, reached).is_none() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(left_ms.min(timeout_ms)), moved).await;
+    }
+
+    /// For how much longer whoever writes to `partition` is to be held; `None` if it is not.
+    fn hold_ms(&self, partition: TopicPartition, version: u64, reached: u64) -> Option<u64> {
+        let behind = || reached < version && self.log.view(partition).is_err();
+        self.moving.hold_ms(partition, self.log.clock().boot_ms(), behind)
     }
 }
 
@@ -99,6 +130,7 @@ struct Keeper {
     work: FuturesUnordered<BoxFuture<'static, Event>>,
     /// The own stream is being looked at.
     probing: bool,
+    moving: Arc<Moving>,
 }
 
 impl Keeper {
@@ -111,6 +143,7 @@ impl Keeper {
             let now = Status { version, opening, led };
             self.metrics.partitions.set(led as i64);
             self.metrics.opening_partitions.set(opening as i64);
+            self.moving.are(&self.machine.moving().collect(), self.log.clock().boot_ms());
             status.send_replace(now);
             tokio::select! {
                 biased;

@@ -1,8 +1,9 @@
 //! What is done so that the log follows the catalogue.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::machine::{Load, Machine, Work};
+use super::moving::Moving;
 use crate::base::SessionId;
 use crate::cluster::Handover;
 use crate::cluster::picture::{Picture, leaving, led, led_from, partition, session};
@@ -106,4 +107,43 @@ fn a_deleted_topic_is_dropped_and_one_that_was_still_loading_only_forgotten() {
     assert_eq!(machine.plan(&none.image, &[]), Work { drop: vec![partition(1, 0)], ..nothing() });
     assert!(!machine.loaded(partition(1, 1), 1), "nobody wants it any more");
     assert_eq!((machine.led(), machine.opening()), (0, 0));
+}
+
+#[test]
+fn a_partition_moves_while_it_is_read_and_from_its_release_until_another_leads_it() {
+    let (tp, old) = (partition(1, 0), session(3, 1));
+    let mut machine = Machine::new(OWN);
+    let moving = |machine: &Machine| machine.moving().collect::<Vec<_>>();
+    let coming = Picture::of(2).sealed(old, 7).topic(1, vec![led_from(OWN, 4, old, 7)]);
+    machine.plan(&coming.image, &[]);
+    assert_eq!(moving(&machine), [tp], "its state is being read");
+    machine.loaded(tp, 4);
+    assert!(moving(&machine).is_empty(), "it is written, although the stream does not say so yet");
+    machine.acquired(tp, 4);
+    machine.plan(&Picture::of(2).topic(1, vec![leaving(OWN, 4, OTHER)]).image, &[]);
+    assert_eq!(moving(&machine), [tp], "it is written no more");
+    machine.released(tp, 4, 9);
+    machine.plan(&Picture::of(2).topic(1, vec![leaving(OWN, 4, OTHER)]).image, &[]);
+    assert_eq!(moving(&machine), [tp], "nobody else leads it yet");
+    machine.plan(&Picture::of(2).topic(1, vec![led_from(OTHER, 5, OWN, 10)]).image, &[]);
+    assert!(moving(&machine).is_empty(), "who asks can be told of its new leader");
+}
+
+#[test]
+fn writes_are_held_for_a_moment_and_not_for_one_that_does_not_come() {
+    let (tp, moving) = (partition(1, 0), Moving::default());
+    let (behind, up_to_date) = (|| true, || false);
+    assert_eq!(moving.hold_ms(tp, 5_000, up_to_date), None);
+    assert_eq!(
+        moving.hold_ms(tp, 5_000, behind),
+        Some(1_000),
+        "the cluster has changed: what it means for it comes next"
+    );
+    moving.are(&BTreeSet::from([tp]), 5_000);
+    assert_eq!(moving.hold_ms(tp, 5_400, up_to_date), Some(600));
+    moving.are(&BTreeSet::from([tp, partition(1, 1)]), 5_900);
+    assert_eq!(moving.hold_ms(tp, 5_900, up_to_date), Some(100), "its time does not begin anew");
+    assert_eq!(moving.hold_ms(tp, 6_000, behind), None, "it takes too long: others are not to wait for it");
+    moving.are(&BTreeSet::from([partition(1, 1)]), 6_100);
+    assert_eq!(moving.hold_ms(tp, 6_100, up_to_date), None, "it has come, or gone");
 }

@@ -21,6 +21,9 @@ pub(super) struct Given {
 
 impl Machine {
     /// Takes a partition over in `state` (empty for a new one) under `leader_epoch`.
+    ///
+    /// The producers of one that was written before have waited for a leader: what they send now need not wait for the bucket
+    /// of quiescent cuts as well.
     pub fn acquire(
         &mut self,
         now: Now,
@@ -29,6 +32,9 @@ impl Machine {
         mut state: PartitionState,
     ) -> Ticket {
         state.leader_epoch = leader_epoch;
+        if state.next_offset > 0 {
+            self.bucket.refill(now.boot_us);
+        }
         let ticket = self.append_control(now, partition, Entry::Acquired(Box::new(state.clone())));
         self.partitions.insert(partition, Live::new(state));
         ticket

@@ -397,3 +397,32 @@ fn limits_hold_producers_back_and_spilling_makes_room() {
     world.check().unwrap();
     assert_eq!(world.machine.reserve(200), Ok(()));
 }
+
+#[test]
+fn who_takes_a_written_partition_over_does_not_let_its_producers_wait_for_the_bucket() {
+    let mut world = World::new(WalMode::Mirror);
+    world.machine.cut_now();
+    world.machine.limits.flush_linger_us = 60_000_000;
+    let limits = world.machine.limits.clone();
+    // One record after another uses the bucket up: the next one waits for a token.
+    let late = |world: &mut World| {
+        let batch = world.batch(None, 1);
+        assert!(world.send(0, &batch, Acks::All).result.is_ok());
+        let now_us = world.now.boot_us;
+        let due_us = world.machine.cut_due_us(now_us).unwrap();
+        world.now.boot_us = due_us;
+        assert!(world.machine.cut_if_due(due_us).is_some());
+        world.start();
+        for (seq, _) in std::mem::take(&mut world.uploading) {
+            world.machine.uploaded(seq).unwrap();
+        }
+        due_us - now_us > limits.flush_idle_us
+    };
+    while !late(&mut world) {}
+    assert!(late(&mut world));
+    world.machine.acquire(world.now, partition(7), 2, PartitionState::default());
+    assert!(late(&mut world), "nobody has waited for a new partition");
+    let written = PartitionState { next_offset: 9, ..PartitionState::default() };
+    world.machine.acquire(world.now, partition(8), 2, written);
+    assert!(!late(&mut world));
+}
