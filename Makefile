@@ -10,7 +10,7 @@ MINUTES ?= 20
 TRIES ?=
 
 # What a cluster does when brokers come and go (tests/chaos/scenarios.py), each a command: make cluster-kill, …
-SCENARIOS = cluster-kill cluster-drain cluster-join cluster-etcd-down cluster-fenced cluster-many cluster-all
+SCENARIOS = cluster-kill cluster-drain cluster-join cluster-etcd-down cluster-fenced cluster-leases cluster-many cluster-etcd-size cluster-all
 
 .PHONY: help run build check test crash crash_s3 sim debian scale chaos $(SCENARIOS) bench deny fuzz fmt
 
@@ -25,7 +25,7 @@ help:
 	@echo 'make scale   1 000 topics x 10 partitions: restart, idle CPU, memory; 100 consumers of one partition'
 	@echo 'make chaos   random faults on 3 brokers, etcd and MinIO for MINUTES (20), histories of clients checked; SEED=… repeats (root)'
 	@echo 'make cluster-all  how long a cluster stalls when brokers die, stop, join, are fenced, etcd is gone; or one of'
-	@echo '             cluster-kill (TRIES=20), -drain, -join, -etcd-down, -fenced, -many (root)'
+	@echo '             cluster-kill (TRIES=20), -drain, -join, -etcd-down, -fenced, -leases, -many, -etcd-size (root)'
 	@echo 'make compose-test  docker-compose.yml for real, with images made from Debian packages (root; installs an engine)'
 	@echo 'make bench   measure against Apache Kafka, write docs/benchmarks.md'
 	@echo 'make deny    licences, sources and advisories of the dependencies (ARGS="bans licenses sources" works without a network)'

@@ -4,7 +4,8 @@ librdkafka, all in this process, which runs on the clients' host and writes down
 
     clients.py PLAN     where PLAN is JSON: bootstrap, topics (name: partitions), seed, history (a file), producers, groups,
                         members, rate (records per second and producer);
-perhaps even (partitions in turn), small (all records), tail (false: no reader without a group)
+perhaps even (partitions in turn), small (all records), tail (false: no reader without a group), metadata_ms (producers ask
+who leads so often)
 
 Commands come on stdin, each answered by one line on stdout:
 
@@ -107,6 +108,7 @@ class Writer(threading.Thread):
                                   "linger.ms": self.plan.get("linger_ms", 5), "message.timeout.ms": 240_000 if self.patient else 15_000,
                                   "request.timeout.ms": 10_000, "retry.backoff.ms": 50,
                                   "compression.type": self.random.choice(("none", "lz4", "zstd")),
+                                  "topic.metadata.refresh.interval.ms": self.plan.get("metadata_ms", 300_000),
                                   "error_cb": self.on_error, **NETWORK})
 
     def on_error(self, error):

@@ -7,8 +7,12 @@
     tests/chaos/scenarios.py join                   a new broker has its fair share within 5 s, no produce fails
     tests/chaos/scenarios.py etcd-down              etcd is gone for 60 s under load: no produce and no fetch fails, nothing moves
     tests/chaos/scenarios.py fenced                 SIGSTOP for longer than the lease: fenced, back by itself, nothing is lost
+    tests/chaos/scenarios.py leases                 etcd hangs for longer than the leases, so that every session ends at once, while
+                                                    producers ask for brokers all the time: every one of them goes on
     tests/chaos/scenarios.py many                   1 000 topics x 10 partitions: those of a dead broker are served within 5 s;
-                                                    etcd stays under 50 MB and does not grow with data
+                                                    etcd stays under 50 MB
+    tests/chaos/scenarios.py etcd-size              as many segments and checkpoints as 3 busy brokers write in an hour: etcd does
+                                                    not grow
     tests/chaos/scenarios.py all                    all of them
 
 A stall is the longest time between two acknowledgements of one partition while records are sent to it all the time.
@@ -25,6 +29,7 @@ import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -41,7 +46,13 @@ ETCD_DOWN_STALL_S = 2.0
 LEASE_S = 10
 TAKEOVER_LIMIT_S = 5.0
 ETCD_LIMIT_MB = 50
-LOAD = {"load": 12}
+# An hour of a busy broker: a segment per flush.linger (250 ms), a checkpoint per 512 segments.
+HOUR_SEGMENTS = 3600 * 4
+# Writes to etcd that have nothing to do with data: a controller, marks of upkeep, a member that comes back.
+ETCD_WRITES = 100
+# librdkafka sends a request per partition and has five of them in flight per connection, each for as long as a flush takes: with
+# more than five partitions of one broker a producer would wait for itself, and that is not what is measured.
+LOAD = {"load": 6}
 FLAGS = ["--topics-auto-create", "false", "--group-initial-rebalance-delay", "500ms"]
 
 
@@ -270,6 +281,30 @@ def fenced(limits, _):
         scene.close(limits.broken)
 
 
+def leases(limits, _):
+    scene = Scene(3, producers=4, metadata_ms=50)
+    try:
+        scene.leaders.wait_even([1, 2, 3])
+        scene.cluster.etcd.pause()
+        time.sleep(2.5 * LEASE_S)
+        resumed = time.monotonic()
+        scene.cluster.etcd.resume()
+        # The first second is that of the old sessions.
+        begun, late = resumed + 1, {}
+        while time.monotonic() < resumed + 60:
+            late = {who: round(sent - begun, 1) for who, sent in scene.clients.ask("stats")["writing"].items() if sent < begun}
+            if not late:
+                break
+            time.sleep(0.1)
+        ended = sum(broker.log.read_text(errors="replace").count("session is over") for broker in scene.cluster.brokers)
+        say(f"  {ended} sessions ended")
+        limits.need("every producer goes on", not late, late)
+        say(f"  after {time.monotonic() - resumed:.1f} s, of which the first is not counted")
+        scene.finish(limits)
+    finally:
+        scene.close(limits.broken)
+
+
 def etcd_size(cluster):
     """Megabytes of the database in use, after compaction, and its revision."""
     revision = int(cluster.etcd_ask("/v3/maintenance/status", {})["header"]["revision"])
@@ -282,8 +317,7 @@ def etcd_size(cluster):
 
 
 def many(limits, _):
-    # Every burst is a segment of its own: an hour's worth of them in a minute.
-    scene = Scene(3, topics=None, flags=["--flush-idle", "1ms", "--flush-put-rate", "unlimited"])
+    scene = Scene(3, topics=None)
     try:
         from confluent_kafka import Producer
         from confluent_kafka.admin import NewTopic
@@ -323,22 +357,78 @@ def many(limits, _):
         victim.wait()
         scene.leaders.wait_even([1, 2, 3], 180)
 
-        used, size, revision = etcd_size(scene.cluster)
-        segments = sum(broker.metric("esker_partition_commits_total") or 0 for broker in scene.cluster.brokers)
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            write(everything[:30], producer)
-        segments = sum(broker.metric("esker_partition_commits_total") or 0 for broker in scene.cluster.brokers) - segments
-        used_after, size_after, revision_after = etcd_size(scene.cluster)
-        say(f"  {segments:.0f} segments in a minute; etcd: {used:.2f} -> {used_after:.2f} MB in use, {size:.2f} -> {size_after:.2f} MB, "
-            f"{revision_after - revision} writes")
-        limits.check("growth of etcd with data", used_after - used, 0.5, "MB")
-        limits.check("etcd's database", size_after, ETCD_LIMIT_MB, "MB")
+        used, size, _ = etcd_size(scene.cluster)
+        say(f"  etcd: {used:.2f} MB in use, {size:.2f} MB")
+        limits.check("etcd's database in the end", size, ETCD_LIMIT_MB, "MB")
     finally:
         scene.close(limits.broken)
 
 
-SCENARIOS = {"kill": kill, "drain": drain, "join": join, "etcd-down": etcd_down, "fenced": fenced, "many": many}
+class Steady:
+    """Records to every partition in turn, in a thread of its own."""
+
+    def __init__(self, cluster, partitions, pause_s):
+        from confluent_kafka import Producer
+        self.producer = Producer({"bootstrap.servers": cluster.bootstrap, "enable.idempotence": True, "linger.ms": 0, "log_level": 0})
+        self.partitions, self.pause_s, self.failures, self.ended = partitions, pause_s, [], threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        while not self.ended.is_set():
+            for topic, at in self.partitions:
+                if len(self.producer) < 1_000:
+                    self.producer.produce(topic, b"x" * 100, partition=at,
+                                          on_delivery=lambda error, _: error and self.failures.append(str(error)))
+                self.producer.poll(self.pause_s)
+
+    def end(self):
+        self.ended.set()
+        self.thread.join()
+        return self.producer.flush(60)
+
+
+def etcd_size_of_an_hour(limits, _):
+    # Segments are cut as fast as they can be uploaded; everything else is as it is by default.
+    scene = Scene(3, topics=None, flags=["--flush-linger", "1ms", "--flush-put-rate", "unlimited"])
+    try:
+        create_topics(scene.cluster, {"hour": 30})
+        scene.leaders.wait_even([1, 2, 3])
+        brokers = scene.cluster.brokers
+
+        def count(metric):
+            return sum(broker.metric(metric) or 0 for broker in brokers)
+
+        def written():
+            return count("esker_log_committed_segments_total")
+
+        writer = Steady(scene.cluster, [("hour", at) for at in range(30)], 0.001)
+        while written() < 30:
+            time.sleep(0.1)
+        first, begin = written(), time.monotonic()
+        used, size, revision = etcd_size(scene.cluster)
+        checkpoints = count("esker_log_checkpoints_total")
+        while written() - first < len(brokers) * HOUR_SEGMENTS and time.monotonic() - begin < 900:
+            time.sleep(2)
+        segments = written() - first
+        checkpoints = count("esker_log_checkpoints_total") - checkpoints
+        status = scene.cluster.etcd_ask("/v3/maintenance/status", {})
+        before_compaction = int(status["dbSize"]) / 1e6
+        used_after, size_after, revision_after = etcd_size(scene.cluster)
+        left = writer.end()
+        say(f"  {segments:.0f} segments and {checkpoints:.0f} checkpoints in {time.monotonic() - begin:.0f} s")
+        say(f"  etcd: {used:.3f} -> {used_after:.3f} MB in use, {size:.3f} -> {before_compaction:.3f} MB before compaction, "
+            f"{size_after:.3f} MB after; {revision_after - revision} writes")
+        limits.need("as many segments as in an hour of three busy brokers", segments >= len(brokers) * HOUR_SEGMENTS, segments)
+        limits.need("no produce failed", not left and not writer.failures, writer.failures[:3])
+        limits.check("writes to etcd meanwhile", revision_after - revision, ETCD_WRITES, "")
+        limits.check("growth of etcd with data", used_after - used, 0.1, "MB")
+    finally:
+        scene.close(limits.broken)
+
+
+SCENARIOS = {"kill": kill, "drain": drain, "join": join, "etcd-down": etcd_down, "fenced": fenced, "leases": leases, "many": many,
+             "etcd-size": etcd_size_of_an_hour}
 
 
 def main():
