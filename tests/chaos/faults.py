@@ -6,6 +6,7 @@ a rest after them.
 
 import random
 import shutil
+import time
 
 # Without its stores a stop takes its time, but not for ever: `stop_timeout` and `drain_timeout` are 30 s each.
 STOP_S = 75
@@ -85,6 +86,7 @@ class Hand:
         if kind == "wipe":
             for broker in self.each(fault):
                 shutil.rmtree(broker.folder / "data", ignore_errors=True)
+                broker.wiped = time.monotonic()
         if kind in SERVER_FAULTS:
             name, what = kind.split("-")
             server = getattr(cluster, name)

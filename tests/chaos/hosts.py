@@ -222,6 +222,7 @@ class Broker:
         self.log = cluster.folder / f"{self.host}.log"
         self.process = None
         self.starts = 0
+        self.wiped = 0.0  # when its disk was lost
 
     @property
     def bootstrap(self):

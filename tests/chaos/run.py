@@ -29,6 +29,8 @@ from hosts import ROOT, Cluster, Process, say  # noqa: E402
 TOPICS = {"chaos-a": 6, "chaos-b": 3}
 # After everything has healed, until every partition is written and read again.
 RECOVERY_S = 60
+# A process that was killed before anybody knew of it holds its broker id until its lease ends.
+ID_FREE_S = 40
 # Of one broker: the limits of its queues and caches, and what a debug build adds.
 MEMORY_MB = 1_500
 # Checkpoints, collection of garbage and leases at a pace that a short run sees.
@@ -127,7 +129,12 @@ class Run:
         for broker in self.cluster.brokers:
             if broker.process is None:
                 continue
-            if not broker.alive() and not broker.process.killed and not broker.process.asked:
+            ended = not broker.alive() and not broker.process.killed and not broker.process.asked
+            if ended and time.monotonic() < broker.wiped + ID_FREE_S and "is in use by process" in broker.tail(500):
+                # With another disk it is another broker to the others: a supervisor starts it until the old one's claim has ended.
+                self.note(f"{broker.host} waits for its id")
+                broker.spawn()
+            elif ended:
                 self.problem(f"{broker.host} ended by itself with {broker.process.child.returncode}: {broker.tail(500)}")
                 broker.spawn()
             megabytes = broker.resident_mb()
