@@ -318,8 +318,10 @@ class Cluster:
 
     def make_bucket(self):
         env = self.minio.env()
-        run("ip", "netns", "exec", "minio", "curl", "-sS", "--fail", "-X", "PUT", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user",
-            f"{env['AWS_ACCESS_KEY_ID']}:{env['AWS_SECRET_ACCESS_KEY']}", f"{env['AWS_ENDPOINT_URL']}/{BUCKET}")
+        # A server that has just started may answer 503.
+        run("ip", "netns", "exec", "minio", "curl", "-sS", "--fail", "--retry", "20", "--retry-delay", "1", "-X", "PUT",
+            "--aws-sigv4", "aws:amz:us-east-1:s3", "--user", f"{env['AWS_ACCESS_KEY_ID']}:{env['AWS_SECRET_ACCESS_KEY']}",
+            f"{env['AWS_ENDPOINT_URL']}/{BUCKET}")
 
     def start(self):
         for broker in self.brokers:
