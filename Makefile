@@ -6,6 +6,7 @@ ARGS ?=
 CYCLES ?= 200
 SEEDS ?= 100
 SEED ?=
+FROM ?=
 MINUTES ?= 20
 TRIES ?=
 
@@ -20,7 +21,7 @@ help:
 	@echo 'make check   the inner loop: compile, tidy, unit tests'
 	@echo 'make crash   kill -9 at every named point and CYCLES (200) times at random under load'
 	@echo 'make crash_s3  the random kills, on an S3 server'
-	@echo 'make sim     simulated brokers under simulated trouble: SEEDS=1000 fresh runs, or SEED=7 to repeat one'
+	@echo 'make sim     simulated brokers under simulated trouble: SEEDS=1000 fresh runs (FROM=1: these), or SEED=7 to repeat one'
 	@echo 'make debian  the Debian package index through kcat, kill -9 half-way in both directions (CODECS="gzip zstd" picks some)'
 	@echo 'make scale   1 000 topics x 10 partitions: restart, idle CPU, memory; 100 consumers of one partition'
 	@echo 'make chaos   random faults on 3 brokers, etcd and MinIO for MINUTES (20), histories of clients checked; SEED=… repeats (root)'
@@ -52,8 +53,10 @@ crash_s3:
 crash:
 	ESKER_KILL_CYCLES=$(CYCLES) $(CARGO) test --locked --features failpoints --test crash -- --nocapture --test-threads=1
 
+# Many runs are worth an optimised build; one is not.
 sim:
-	ESKER_SIM_SEEDS=$(SEEDS) ESKER_SIM_SEED=$(SEED) $(CARGO) test --locked --test sim fresh_seeds -- --nocapture
+	ESKER_SIM_SEEDS=$(SEEDS) ESKER_SIM_FROM=$(FROM) ESKER_SIM_SEED=$(SEED) \
+		$(CARGO) test --locked $(if $(SEED),,--profile $(PROFILE)) --test sim fresh_seeds -- --nocapture
 
 scale: build
 	@tests/clients/python/run.sh install

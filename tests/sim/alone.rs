@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::run::{Mutant, Outcome, Plan, run};
+use crate::run::{Mutant, Outcome, Plan, Script, run};
 
 const PLAN: &str = "ESKER_SIM_PLAN";
 /// The test that is the other process.
@@ -27,10 +27,10 @@ fn entropy() -> &'static PathBuf {
 
 /// Runs it elsewhere.
 pub fn run_alone(plan: Plan) -> Outcome {
-    let Plan { seed, brokers, mutant, calm } = plan;
+    let Plan { seed, brokers, mutant, script } = plan;
     let done = Command::new(std::env::current_exe().expect("this is a program"))
         .args([CHILD, "--exact", "--ignored", "--nocapture"])
-        .env(PLAN, format!("{seed} {brokers} {} {calm}", mutant as u8))
+        .env(PLAN, format!("{seed} {brokers} {} {}", mutant as u8, script as u8))
         .env("LD_PRELOAD", entropy())
         .output()
         .expect("this program can be started again");
@@ -51,11 +51,14 @@ pub fn run_alone(plan: Plan) -> Outcome {
 #[ignore = "started by the other tests"]
 fn one_run() {
     let Ok(plan) = std::env::var(PLAN) else { return };
-    let parts: Vec<&str> = plan.split(' ').collect();
-    let [seed, brokers, mutant, calm] = parts[..] else { panic!("'{plan}' is no plan") };
-    let mutant = Mutant::ALL[mutant.parse::<usize>().unwrap()];
-    let (seed, brokers, calm) = (seed.parse().unwrap(), brokers.parse().unwrap(), calm == "true");
-    let outcome = run(Plan { seed, brokers, mutant, calm });
+    let numbers: Vec<u64> = plan.split(' ').map(|number| number.parse().unwrap()).collect();
+    let [seed, brokers, mutant, script] = numbers[..] else { panic!("'{plan}' is no plan") };
+    let (mutant, script) = (Mutant::ALL[mutant as usize], Script::ALL[script as usize]);
+    tell(&run(Plan { seed, brokers: brokers as usize, mutant, script }));
+}
+
+/// For the process that waits for this one.
+pub fn tell(outcome: &Outcome) {
     println!();
     println!("acknowledged {}", outcome.acknowledged);
     for violation in &outcome.violations {

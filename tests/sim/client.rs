@@ -11,8 +11,8 @@ use kafka_protocol::messages::fetch_request::{FetchPartition, FetchRequest, Fetc
 use kafka_protocol::messages::metadata_request::{MetadataRequest, MetadataRequestTopic};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use kafka_protocol::messages::{
-    ApiKey, DeleteTopicsRequest, FindCoordinatorRequest, InitProducerIdRequest, RequestHeader, ResponseHeader,
-    TopicName,
+    ApiKey, DeleteTopicsRequest, FindCoordinatorRequest, InitProducerIdRequest, MetadataResponse, RequestHeader,
+    ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -21,10 +21,13 @@ use uuid::Uuid;
 use crate::net::{Net, Stream};
 use crate::node::machine_at;
 use crate::run::Mutant;
-use crate::world::World;
+use crate::world::{Place, SIDES, World};
 
-/// A reply that does not come for this long does not come.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
+/// A reply that does not come for this long does not come; clients differ in their patience.
+const REPLY_TIMEOUTS_S: [u64; 2] = [8, 40];
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How a request without an answer in time is told.
+pub const TIMED_OUT: &str = "timed out";
 const METADATA_VERSION: i16 = 12;
 /// With the new leader in refusals (KIP-951).
 const PRODUCE_VERSION: i16 = 10;
@@ -60,9 +63,21 @@ fn check(code: i16) -> Result<(), Failure> {
 /// What a fetch of one partition brought.
 #[derive(Debug)]
 pub struct Fetched {
+    pub topic_id: Uuid,
+    /// The leader's, which the broker has checked.
+    pub epoch: i32,
     pub high_watermark: i64,
+    /// What the same client was told before, if it was more.
+    pub fell_from: Option<i64>,
     pub log_start: i64,
     pub records: Vec<Record>,
+}
+
+/// The machine that leads, and its epoch.
+#[derive(Debug, Clone, Copy)]
+struct Leader {
+    machine: i32,
+    epoch: i32,
 }
 
 struct Connection {
@@ -106,9 +121,13 @@ pub struct Client {
     brokers: Vec<i32>,
     mutant: Mutant,
     connections: BTreeMap<i32, Connection>,
-    /// The machines that lead.
-    leaders: BTreeMap<(String, i32), i32>,
+    side: Place,
+    patience: Duration,
+    leaders: BTreeMap<(String, i32), Leader>,
     topic_ids: BTreeMap<String, Uuid>,
+    /// The newest leader epoch of each partition; older news are not believed, as in Kafka's clients.
+    epochs: BTreeMap<(String, i32), i32>,
+    watermarks: BTreeMap<(String, i32), i64>,
 }
 
 impl Client {
@@ -119,8 +138,12 @@ impl Client {
             brokers: brokers.to_vec(),
             mutant,
             connections: BTreeMap::new(),
+            patience: Duration::from_secs(REPLY_TIMEOUTS_S[world.rng().below(2) as usize]),
+            side: Place::Clients(world.rng().below(u64::from(SIDES)) as u8),
             leaders: BTreeMap::new(),
             topic_ids: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            watermarks: BTreeMap::new(),
         }
     }
 
@@ -131,7 +154,9 @@ impl Client {
 
     async fn connection(&mut self, broker: i32) -> Result<&mut Connection, Failure> {
         if !self.connections.contains_key(&broker) {
-            let stream = self.net.connect(&self.world, broker).await?;
+            let connected = self.net.connect(&self.world, self.side, broker);
+            let connected = tokio::time::timeout(CONNECT_TIMEOUT, connected).await;
+            let stream = connected.map_err(|_| Failure::NoAnswer("not connected".to_owned()))??;
             self.connections.insert(broker, Connection { stream, correlation: 0 });
         }
         self.connections.get_mut(&broker).ok_or(Failure::NoAnswer("gone".to_owned()))
@@ -139,13 +164,14 @@ impl Client {
 
     /// Asks one broker; without an answer the connection is given up.
     pub async fn call<R: Request>(&mut self, broker: i32, version: i16, request: &R) -> Result<R::Response, Failure> {
+        let patience = self.patience;
         let asked = async {
             let connection = self.connection(broker).await?;
             connection.send(version, request).await?;
             Ok::<_, Failure>(connection.receive::<R>(version).await?)
         };
-        let answer = tokio::time::timeout(REPLY_TIMEOUT, asked).await;
-        let answer = answer.unwrap_or_else(|_| Err(Failure::NoAnswer("timed out".to_owned())));
+        let answer = tokio::time::timeout(patience, asked).await;
+        let answer = answer.unwrap_or_else(|_| Err(Failure::NoAnswer(TIMED_OUT.to_owned())));
         if answer.is_err() {
             self.connections.remove(&broker);
         }
@@ -153,27 +179,61 @@ impl Client {
     }
 
     /// Forgets who leads the partition.
-    pub fn forget(&mut self, topic: &str, partition: i32) {
+    fn forget(&mut self, topic: &str, partition: i32) {
         self.leaders.remove(&(topic.to_owned(), partition));
     }
 
+    /// Forgets everything of a topic that may be another one by now.
+    pub fn forget_topic(&mut self, topic: &str) {
+        self.leaders.retain(|(name, _), _| name != topic);
+        self.epochs.retain(|(name, _), _| name != topic);
+        self.watermarks.retain(|(name, _), _| name != topic);
+        self.topic_ids.remove(topic);
+    }
+
+    /// Takes note of a leader, unless a newer one is known.
+    fn learn(&mut self, topic: &str, partition: i32, leader: Leader) {
+        let key = (topic.to_owned(), partition);
+        let newest = self.epochs.entry(key.clone()).or_insert(leader.epoch);
+        if leader.epoch >= *newest {
+            *newest = leader.epoch;
+            self.leaders.insert(key, leader);
+        }
+    }
+
     /// Goes where a refusal has sent it, or asks again.
-    fn follow(&mut self, topic: &str, partition: i32, leader: Option<i32>) {
-        match leader {
-            Some(leader) => self.leaders.insert((topic.to_owned(), partition), leader),
-            None => self.leaders.remove(&(topic.to_owned(), partition)),
-        };
+    fn follow(&mut self, topic: &str, partition: i32, leader: Option<Leader>) {
+        self.forget(topic, partition);
+        if let Some(leader) = leader {
+            self.learn(topic, partition, leader);
+        }
+    }
+
+    /// The id of a topic whose leaders are known.
+    pub fn topic_id(&self, topic: &str) -> Option<Uuid> {
+        self.topic_ids.get(topic).copied()
+    }
+
+    /// What one broker knows of a topic: Kafka's error code and its id.
+    pub async fn describe(&mut self, broker: i32, topic: &str) -> Result<(i16, Uuid), Failure> {
+        let reply = self.metadata(broker, topic).await?;
+        let found = reply.topics.first().ok_or(Failure::Code(3))?;
+        Ok((found.error_code, found.topic_id))
+    }
+
+    async fn metadata(&mut self, broker: i32, topic: &str) -> Result<MetadataResponse, Failure> {
+        let wanted = MetadataRequestTopic::default().with_name(Some(topic_name(topic)));
+        let request = MetadataRequest::default().with_topics(Some(vec![wanted])).with_allow_auto_topic_creation(false);
+        self.call(broker, METADATA_VERSION, &request).await
     }
 
     /// Who leads a partition.
-    pub async fn leader(&mut self, topic: &str, partition: i32) -> Result<i32, Failure> {
+    async fn leader(&mut self, topic: &str, partition: i32) -> Result<Leader, Failure> {
         if let Some(leader) = self.leaders.get(&(topic.to_owned(), partition)) {
             return Ok(*leader);
         }
-        let wanted = MetadataRequestTopic::default().with_name(Some(topic_name(topic)));
-        let request = MetadataRequest::default().with_topics(Some(vec![wanted])).with_allow_auto_topic_creation(false);
         let broker = self.any_broker();
-        let reply = self.call(broker, METADATA_VERSION, &request).await?;
+        let reply = self.metadata(broker, topic).await?;
         let found = reply.topics.first().ok_or(Failure::Code(3))?;
         check(found.error_code)?;
         self.topic_ids.insert(topic.to_owned(), found.topic_id);
@@ -181,20 +241,21 @@ impl Client {
             let leader = reply.brokers.iter().find(|broker| broker.node_id == known.leader_id);
             if let Some(machine) = leader.and_then(|leader| machine_at(&leader.host)).filter(|_| known.error_code == 0)
             {
-                self.leaders.insert((topic.to_owned(), known.partition_index), machine);
+                self.learn(topic, known.partition_index, Leader { machine, epoch: known.leader_epoch });
             }
         }
         self.leaders.get(&(topic.to_owned(), partition)).copied().ok_or(Failure::Code(5))
     }
 
-    pub async fn create_topic(&mut self, name: &str, partitions: i32) -> Result<(), Failure> {
+    pub async fn create_topic(&mut self, name: &str, partitions: i32) -> Result<Uuid, Failure> {
         let topic = CreatableTopic::default()
             .with_name(topic_name(name))
             .with_num_partitions(partitions)
             .with_replication_factor(1);
         let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(5_000);
         let broker = self.any_broker();
-        check(self.call(broker, 5, &request).await?.topics[0].error_code)
+        let reply = self.call(broker, 7, &request).await?;
+        check(reply.topics[0].error_code).map(|()| reply.topics[0].topic_id)
     }
 
     pub async fn delete_topic(&mut self, name: &str) -> Result<(), Failure> {
@@ -225,10 +286,10 @@ impl Client {
         batches: &[Bytes],
     ) -> Vec<Result<i64, Failure>> {
         let leader = match self.leader(topic, partition).await {
-            Ok(leader) => leader,
+            Ok(leader) => leader.machine,
             Err(failure) => return vec![Err(failure); batches.len()],
         };
-        let (mut answers, mut named) = (Vec::new(), None);
+        let (mut answers, mut named, patience) = (Vec::new(), None, self.patience);
         let asked = async {
             let connection = self.connection(leader).await?;
             for batch in batches {
@@ -244,18 +305,20 @@ impl Client {
             for _ in batches {
                 let reply = connection.receive::<ProduceRequest>(PRODUCE_VERSION).await?;
                 let answer = &reply.responses[0].partition_responses[0];
-                let leader = reply.node_endpoints.iter().find(|node| node.node_id == answer.current_leader.leader_id);
-                named = leader.and_then(|leader| machine_at(&leader.host)).or(named);
+                let (now, nodes) = (&answer.current_leader, &reply.node_endpoints);
+                let leader = nodes.iter().find(|node| node.node_id == now.leader_id);
+                let machine = leader.and_then(|leader| machine_at(&leader.host));
+                named = machine.map(|machine| Leader { machine, epoch: now.leader_epoch }).or(named);
                 answers.push(check(answer.error_code).map(|()| answer.base_offset));
             }
             Ok::<(), Failure>(())
         };
-        let done = tokio::time::timeout(REPLY_TIMEOUT, asked).await;
+        let done = tokio::time::timeout(patience, asked).await;
         let failure = match done {
             Ok(Ok(())) if answers.iter().all(Result::is_ok) => None,
             Ok(Ok(())) => Some(Failure::NoAnswer("never used".to_owned())),
             Ok(Err(failure)) => Some(failure),
-            Err(_) => Some(Failure::NoAnswer("timed out".to_owned())),
+            Err(_) => Some(Failure::NoAnswer(TIMED_OUT.to_owned())),
         };
         if let Some(failure) = failure {
             if answers.len() < batches.len() {
@@ -275,7 +338,7 @@ impl Client {
         let wanted = FetchPartition::default()
             .with_partition(partition)
             .with_fetch_offset(offset)
-            .with_current_leader_epoch(-1)
+            .with_current_leader_epoch(leader.epoch)
             .with_log_start_offset(-1)
             .with_partition_max_bytes(8_000);
         let topic_id = self.topic_ids.get(topic).copied().unwrap_or_default();
@@ -286,7 +349,7 @@ impl Client {
             .with_max_bytes(1 << 20)
             .with_session_epoch(-1)
             .with_topics(vec![wanted]);
-        let reply = self.call(leader, FETCH_VERSION, &request).await;
+        let reply = self.call(leader.machine, FETCH_VERSION, &request).await;
         if reply.is_err() {
             self.forget(topic, partition);
         }
@@ -294,11 +357,15 @@ impl Client {
         check(reply.error_code)?;
         let answer = &reply.responses[0].partitions[0];
         if answer.error_code != 0 {
-            let leader = reply.node_endpoints.iter().find(|node| node.node_id == answer.current_leader.leader_id);
-            self.follow(topic, partition, leader.and_then(|leader| machine_at(&leader.host)));
+            let now = &answer.current_leader;
+            let named = reply.node_endpoints.iter().find(|node| node.node_id == now.leader_id);
+            let machine = named.and_then(|named| machine_at(&named.host));
+            self.follow(topic, partition, machine.map(|machine| Leader { machine, epoch: now.leader_epoch }));
             return Err(Failure::Code(answer.error_code));
         }
         let (high_watermark, log_start) = (answer.high_watermark, answer.log_start_offset);
+        let before = self.watermarks.insert((topic.to_owned(), partition), high_watermark);
+        let fell_from = before.filter(|before| *before > high_watermark);
         let mut found = Vec::new();
         let mut rest = answer.records.clone().unwrap_or_default();
         // The last batch may be cut off by the size limit.
@@ -316,7 +383,7 @@ impl Client {
                 }
             }
         }
-        Ok(Fetched { high_watermark, log_start, records: found })
+        Ok(Fetched { topic_id, epoch: leader.epoch, high_watermark, fell_from, log_start, records: found })
     }
 
     /// Who coordinates a group.

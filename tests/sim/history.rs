@@ -20,6 +20,15 @@ pub struct Acknowledged {
     pub ids: Vec<RecordId>,
 }
 
+/// A group's try to commit an offset.
+#[derive(Debug, Clone, Copy)]
+pub struct Commit {
+    pub generation: i32,
+    pub offset: i64,
+    /// Whether it was acknowledged; `None` without an answer.
+    pub told: Option<bool>,
+}
+
 /// Clones share one history.
 #[derive(Debug, Clone, Default)]
 pub struct History(Arc<Mutex<Known>>);
@@ -35,6 +44,14 @@ pub struct Known {
     pub found: BTreeMap<Partition, Vec<(i64, RecordId)>>,
     /// The last offset of a group that was acknowledged, and the last that was tried.
     pub committed: BTreeMap<String, (i64, i64)>,
+    /// Every try of a group to commit an offset, in order.
+    pub commits: BTreeMap<(String, Partition), Vec<Commit>>,
+    /// Offsets that members of a group were given.
+    pub delivered: BTreeMap<(String, Partition), BTreeSet<i64>>,
+    /// The lowest and the highest high watermark that was told under a leader epoch.
+    pub watermarks: BTreeMap<Partition, BTreeMap<i32, (i64, i64)>>,
+    /// What clients were refused: when (in milliseconds), who, why.
+    pub refused: Vec<(u64, String, String)>,
     /// What was wrong on the spot.
     pub wrong: Vec<String>,
 }
@@ -70,10 +87,36 @@ impl Known {
                 other => all.add("read and gone", &format!("{partition:?} gave at {offset}: {ids:?}, now {other:?}")),
             }
         }
+        self.watermarks_only_grow(&mut all);
+        for ((group, partition), given) in &self.delivered {
+            let found = self.found.get(partition).map_or(&[][..], Vec::as_slice);
+            let mut missed = found.iter().map(|(offset, _)| *offset).filter(|offset| !given.contains(offset));
+            if let Some(first) = missed.next() {
+                let more = missed.count();
+                all.add("skipped", &format!("{group} never got offset {first} of {partition:?}, and {more} more"));
+            }
+        }
         for (partition, found) in &self.found {
             self.partition_is_sound(partition, found, &mut all);
         }
         all.0
+    }
+
+    /// Under a later epoch there is all that was committed under an earlier one.
+    fn watermarks_only_grow(&self, all: &mut Violations) {
+        for (partition, epochs) in &self.watermarks {
+            let mut before = (-1, 0);
+            for (epoch, (least, most)) in epochs {
+                if *least < before.1 {
+                    let (old, high) = before;
+                    all.add(
+                        "high watermark",
+                        &format!("{partition:?}: {high} under epoch {old}, then {least} under {epoch}"),
+                    );
+                }
+                before = (*epoch, *most);
+            }
+        }
     }
 
     fn acknowledged_is_there(&self, all: &mut Violations) {

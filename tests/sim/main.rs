@@ -6,12 +6,15 @@ mod alone;
 mod client;
 mod disk;
 mod history;
+mod ledger;
+mod members;
 mod meta;
 mod net;
 mod node;
 mod run;
 mod store;
 mod trouble;
+mod watchdog;
 mod workload;
 mod world;
 
@@ -19,7 +22,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use alone::run_alone;
 use parking_lot::Mutex;
-use run::{Mutant, Plan};
+use run::{Mutant, Outcome, Plan, Script};
 
 /// Seeds that are always run.
 const FIXED: std::ops::Range<u64> = 1..9;
@@ -87,7 +90,7 @@ fn fresh_seeds() {
         assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
         return;
     }
-    let first = u64::from(std::process::id()) << 20;
+    let first = number("ESKER_SIM_FROM").unwrap_or(u64::from(std::process::id()) << 20);
     let count = number("ESKER_SIM_SEEDS").unwrap_or(FRESH);
     println!("fresh seeds {first} to {}", first + count - 1);
     all(first..first + count);
@@ -102,22 +105,62 @@ fn a_session_whose_partitions_were_taken_ends() {
     }
 }
 
+/// Two runs at a time, as a machine has two cores.
+fn both(plans: [Plan; 2]) -> [Outcome; 2] {
+    std::thread::scope(|scope| {
+        let runs = plans.map(|plan| scope.spawn(move || run_alone(plan)));
+        runs.map(|run| run.join().unwrap())
+    })
+}
+
 #[test]
 fn one_seed_is_one_history() {
-    let (first, second) = (run_alone(Plan::new(42)), run_alone(Plan::new(42)));
-    assert!(first.acknowledged > 0);
-    for (number, (one, other)) in first.history.lines().zip(second.history.lines()).enumerate() {
-        assert_eq!(one, other, "line {number}");
+    let mut histories = Vec::new();
+    for brokers in 1..=4 {
+        let plan = Plan { brokers, ..Plan::new(42) };
+        let [first, second] = both([plan, plan]);
+        assert!(first.acknowledged > 0);
+        for (number, (one, other)) in first.history.lines().zip(second.history.lines()).enumerate() {
+            assert_eq!(one, other, "line {number} with {brokers} brokers");
+        }
+        assert_eq!(first.history.len(), second.history.len());
+        histories.push(first.history);
     }
-    assert_eq!(first.history.len(), second.history.len());
-    assert_ne!(first.history, run_alone(Plan::new(43)).history);
+    assert_ne!(histories[2], run_alone(Plan { brokers: 3, ..Plan::new(43) }).history);
 }
 
 #[test]
 fn without_trouble_all_is_well() {
-    let outcome = run_alone(Plan { calm: true, ..Plan::new(1) });
+    let outcome = run_alone(Plan { script: Script::Calm, ..Plan::new(1) });
     assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
     assert!(outcome.acknowledged > 100, "{}", outcome.acknowledged);
+}
+
+/// One kind of trouble, with what `run` asks of it alone.
+fn is_survived(script: Script) {
+    let outcome = run_alone(Plan { script, brokers: 3, ..Plan::new(1) });
+    assert!(outcome.violations.is_empty(), "{script:?}: {:#?}", outcome.violations);
+    println!("{script:?}: {} acknowledged batches", outcome.acknowledged);
+}
+
+#[test]
+fn ten_minutes_without_the_metadata_store() {
+    is_survived(Script::MetaStopped);
+}
+
+#[test]
+fn ten_minutes_without_the_metadata_store_in_which_all_leases_end() {
+    is_survived(Script::MetaAway);
+}
+
+#[test]
+fn a_minute_without_the_object_store() {
+    is_survived(Script::StoreAway);
+}
+
+#[test]
+fn a_broker_that_sleeps_for_longer_than_its_lease() {
+    is_survived(Script::Asleep);
 }
 
 /// A run that only got stuck proves nothing: what is told must begin with one of `kinds`.

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use esker::base::Clock;
+use esker::base::clock::Source;
 use esker::meta::{Compare, Event, KeyValue, MemoryMeta, MetaError, MetaStore, Snapshot, TxnOutcome, Watch, Write};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::world::{Place, World};
+use crate::world::{Place, WALL_START_MS, World};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Changes on their way to one watcher.
@@ -24,7 +25,27 @@ pub struct Registry {
     world: World,
     store: MemoryMeta,
     lost_reply: Arc<Mutex<f64>>,
+    clock: StoppingClock,
     relays: Arc<Mutex<Vec<Relay>>>,
+}
+
+/// A clock that stands still while the store is down.
+#[derive(Clone)]
+struct StoppingClock {
+    world: World,
+    /// When it was stopped, if it is, and for how many microseconds it was before.
+    stopped: Arc<Mutex<(Option<u64>, u64)>>,
+}
+
+impl Source for StoppingClock {
+    fn wall_ms(&self) -> i64 {
+        WALL_START_MS + self.world.now_ms() as i64
+    }
+
+    fn boot_us(&self) -> u64 {
+        let (at_us, lost_us) = *self.stopped.lock();
+        at_us.unwrap_or_else(|| self.world.now_us()) - lost_us
+    }
 }
 
 /// One watch, on its way to its broker.
@@ -37,9 +58,27 @@ struct Relay {
 }
 
 impl Registry {
-    pub fn new(world: &World, clock: Clock) -> Self {
-        let store = MemoryMeta::new(clock);
-        Self { world: world.clone(), store, lost_reply: Arc::default(), relays: Arc::default() }
+    pub fn new(world: &World) -> Self {
+        let clock = StoppingClock { world: world.clone(), stopped: Arc::default() };
+        let store = MemoryMeta::new(Clock::of(clock.clone()));
+        Self { world: world.clone(), store, lost_reply: Arc::default(), clock, relays: Arc::default() }
+    }
+
+    /// Stops or starts the store itself: while it is down leases do not run out, as etcd does it.
+    pub fn set_stopped(&self, stopped: bool) {
+        let now_us = self.world.now_us();
+        let mut state = self.clock.stopped.lock();
+        let (at_us, lost_us) = *state;
+        *state = match (at_us, stopped) {
+            (None, true) => (Some(now_us), lost_us),
+            (Some(at_us), false) => (None, lost_us + now_us - at_us),
+            _ => return,
+        };
+    }
+
+    /// Whether `place` gets an answer.
+    fn answers(&self, place: Place) -> bool {
+        self.clock.stopped.lock().0.is_none() && self.world.reaches(place, Place::Meta)
     }
 
     pub fn set_lost_reply(&self, chance: f64) {
@@ -54,7 +93,7 @@ impl Registry {
             if relay.to.as_ref().is_none_or(mpsc::Sender::is_closed) {
                 return false;
             }
-            if !self.world.reaches(relay.place, Place::Meta) {
+            if !self.answers(relay.place) {
                 return true;
             }
             while let Ok(events) = relay.events.try_recv() {
@@ -109,7 +148,7 @@ impl SimMeta {
     ) -> Result<T, MetaError> {
         let unavailable = || MetaError::Unavailable { operation, reason: "no answer".to_owned() };
         let (world, place) = (self.registry.world.clone(), self.place);
-        if !world.reaches(place, Place::Meta) {
+        if !self.registry.answers(place) {
             tokio::time::sleep(TIMEOUT).await;
             return Err(unavailable());
         }
@@ -118,14 +157,14 @@ impl SimMeta {
         let (answer, answered) = oneshot::channel();
         let (registry, far) = (self.registry.clone(), world.clone());
         world.after(there_us, move || {
-            if !far.reaches(place, Place::Meta) {
+            if !registry.answers(place) {
                 return;
             }
+            let near = registry.clone();
             let result = carry_out(registry).now_or_never().expect("a store in memory answers at once");
             far.trace("meta", format_args!("{place:?} {operation}: {}", if result.is_ok() { "done" } else { "no" }));
-            let near = far.clone();
             far.after(back_us, move || {
-                if !lost && near.reaches(place, Place::Meta) {
+                if !lost && near.answers(place) {
                     let _ = answer.send(result);
                 }
             });

@@ -249,13 +249,13 @@ impl Net {
     }
 
     /// Connects a client to a broker; refused while it does not listen, no answer while it cannot be reached.
-    pub async fn connect(&self, world: &World, broker: i32) -> io::Result<Stream> {
+    pub async fn connect(&self, world: &World, from: Place, broker: i32) -> io::Result<Stream> {
         let place = Place::Broker(broker);
         let (answer, answered) = tokio::sync::oneshot::channel();
         let (net, far_world) = (self.clone(), world.clone());
         world.after(latency_us(world), move || {
             let dark = matches!(net.doors.lock().get(&broker), Some(Door::Dark));
-            if dark || !far_world.reaches(Place::Clients, place) {
+            if dark || !far_world.reaches(from, place) {
                 drop_later(&far_world, answer);
                 return;
             }
@@ -264,7 +264,7 @@ impl Net {
                 let _ = answer.send(Err(io::Error::from(io::ErrorKind::ConnectionRefused)));
                 return;
             };
-            let (near, far) = connection(&far_world, Place::Clients, place);
+            let (near, far) = connection(&far_world, from, place);
             net.breakers.lock().push(near.breaker());
             let peer = SocketAddr::from(([10, 0, 0, 1], 1024));
             let serving = serve_halves(listener.front.clone(), tokio::io::split(far), peer, listener.stop.clone());

@@ -162,7 +162,7 @@ impl Machine {
         self.lives += 1;
         let world = self.surroundings.world.clone();
         world.trace(&self.name(), format_args!("starts, life {}", self.lives));
-        let host = Host::new(&world);
+        let host = Host::new(&world, self.place());
         let (tasks, state) = (Tasks::new(), Arc::new(Mutex::new(Stage::Starting)));
         let stop = CancellationToken::new();
         self.away_ms = SUPERVISOR_MS;

@@ -12,23 +12,32 @@ use esker::partition::Log;
 use esker::partition::stream::load_stream;
 use futures::FutureExt as _;
 
+use crate::alone;
 use crate::history::{History, Partition};
+use crate::members::Member;
 use crate::meta::Registry;
 use crate::net::Net;
 use crate::node::{Machine, NodeClock, Surroundings};
 use crate::store::Bucket;
-use crate::trouble::{self, Relief};
+use crate::trouble::{self, Relief, Trouble};
+use crate::watchdog;
 use crate::workload::{self, Office, Producer};
-use crate::world::{Host, World};
+use crate::world::{Host, Place, World};
 
 /// Hosts take turns of this length, in microseconds.
 const TURN_US: u64 = 5_000;
 /// The brokers must serve their first request within this time.
 const FOUNDING_US: u64 = 60_000_000;
+/// Before a trouble that comes alone, and after it.
+const CALM_US: u64 = 3_000_000;
+const AFTERMATH_US: u64 = 15_000_000;
 /// How long trouble lasts.
 const TROUBLE_US: u64 = 25_000_000;
 /// After the trouble everything must come to its end within this time.
 const HEALING_US: u64 = 120_000_000;
+
+/// Most things that are told of the streams.
+const MOST_TOLD: usize = 5;
 
 /// What is to be run.
 #[derive(Debug, Clone, Copy)]
@@ -37,8 +46,41 @@ pub struct Plan {
     pub brokers: usize,
     /// Bugs put in on purpose, to see that they are found.
     pub mutant: Mutant,
+    pub script: Script,
+}
+
+/// What happens to the brokers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Script {
+    /// Whatever the seed says.
+    Chance,
     /// No trouble at all.
-    pub calm: bool,
+    Calm,
+    /// The metadata store is down for ten minutes.
+    MetaStopped,
+    /// Nobody reaches the metadata store for ten minutes, and all leases end.
+    MetaAway,
+    /// Nobody reaches the object store for a minute.
+    StoreAway,
+    /// One broker sleeps for longer than its lease lasts.
+    Asleep,
+}
+
+impl Script {
+    pub const ALL: [Self; 6] =
+        [Self::Chance, Self::Calm, Self::MetaStopped, Self::MetaAway, Self::StoreAway, Self::Asleep];
+
+    /// Its trouble, and for how many milliseconds; none if the seed or nobody brings it.
+    fn trouble(self) -> Option<(Trouble, u64)> {
+        let (long, minute, nap) = (600_000, 60_000, 30_000);
+        match self {
+            Self::Chance | Self::Calm => None,
+            Self::MetaStopped => Some((Trouble::MetaStopped { for_ms: long }, long)),
+            Self::MetaAway => Some((Trouble::MetaAway { for_ms: long }, long)),
+            Self::StoreAway => Some((Trouble::StoreAway { for_ms: minute }, minute)),
+            Self::Asleep => Some((Trouble::Pause { broker: 0, for_ms: nap }, nap)),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +102,7 @@ impl Plan {
     pub fn new(seed: u64) -> Self {
         // Three, most of the time.
         let brokers = [3, 1, 3, 2, 3, 4, 3, 3][seed as usize % 8];
-        Self { seed, brokers, mutant: Mutant::None, calm: false }
+        Self { seed, brokers, mutant: Mutant::None, script: Script::Chance }
     }
 }
 
@@ -138,6 +180,13 @@ impl Theatre {
         done(self)
     }
 
+    /// Brings trouble about, and what ends it in time.
+    fn befall(&mut self, trouble: Trouble) {
+        if let Some((after_ms, relief)) = trouble::cause(trouble, &mut self.machines, &self.around) {
+            self.relieve(after_ms, relief);
+        }
+    }
+
     fn relieve(&mut self, after_ms: u64, relief: Relief) {
         self.events += 1;
         self.due.insert((self.now_us + after_ms * 1000, self.events), relief);
@@ -148,13 +197,18 @@ impl Theatre {
 pub fn run(plan: Plan) -> Outcome {
     fix_order(plan.seed);
     let world = World::new(plan.seed);
+    watchdog::watch(world.clone(), |what, history| {
+        alone::tell(&Outcome { history, violations: vec![what], acknowledged: 0 });
+        std::process::exit(0);
+    });
     let clock: Clock = NodeClock::new(&world, 0).clock();
     let around = Surroundings {
         world: world.clone(),
         net: Net::default(),
-        bucket: Bucket::new(&world, clock.clone(), plan.mutant),
-        registry: Registry::new(&world, clock),
+        bucket: Bucket::new(&world, clock, plan.mutant),
+        registry: Registry::new(&world),
     };
+    let ledger = around.bucket.ledger.clone();
     let machines = (0..plan.brokers).map(|id| Machine::new(id as i32, &around, settings(&world))).collect();
     let office = Office {
         world: world.clone(),
@@ -164,11 +218,18 @@ pub fn run(plan: Plan) -> Outcome {
         enough: Arc::new(AtomicBool::new(false)),
         busy: Arc::new(AtomicUsize::new(0)),
         mutant: plan.mutant,
+        ledger: ledger.clone(),
+        healed_ms: Arc::default(),
+        // Ten minutes with the usual load would take too long.
+        pace: if plan.script.trouble().is_some_and(|(_, for_ms)| for_ms > 100_000) { 10 } else { 1 },
     };
-    let clients = Host::new(&world);
+    let clients = Host::new(&world, Place::Clients(0));
     let mut theatre = Theatre { around, machines, clients, now_us: 0, due: BTreeMap::new(), events: 0 };
     play(&mut theatre, &office, plan);
-    let violations = office.history.with(|known| known.violations());
+    let mut violations = ledger.wrong();
+    violations.truncate(MOST_TOLD);
+    violations.iter_mut().for_each(|told| told.insert_str(0, "streams: "));
+    violations.extend(office.history.with(|known| known.violations()));
     let acknowledged = office.history.with(|known| known.acknowledged.len());
     let history = world.take_trace();
     drop(theatre);
@@ -194,26 +255,20 @@ fn play(theatre: &mut Theatre, office: &Office, plan: Plan) {
         topics.iter().flat_map(|(topic, count)| (0..*count).map(move |index| (topic.clone(), index))).collect();
     spawn_clients(theatre, office, &partitions);
 
-    let began_us = theatre.now_us;
-    let until_us = began_us + TROUBLE_US;
-    if !plan.calm {
-        let planned = trouble::plan(&office.world, plan.brokers, began_us, until_us);
-        for (at_us, trouble) in planned {
-            theatre.run(at_us, |_| false);
-            if let Some((after_ms, relief)) = trouble::cause(trouble, &mut theatre.machines, &theatre.around) {
-                theatre.relieve(after_ms, relief);
-            }
-        }
-    }
-    theatre.run(until_us, |_| false);
+    let members = Office { busy: Arc::default(), enough: Arc::default(), ..office.clone() };
+    spawn_members(theatre, &members, &partitions);
+    let until_us = make_trouble(theatre, office, plan);
     theatre.due.clear();
     trouble::heal(&mut theatre.machines, &theatre.around);
+    office.healed_ms.store(office.world.now_ms(), Ordering::SeqCst);
     // A little more work, to see that it gets through.
     theatre.run(until_us + 5_000_000, |_| false);
-    office.enough.store(true, Ordering::SeqCst);
-    if !theatre.run(until_us + HEALING_US, |_| office.busy.load(Ordering::SeqCst) == 0) {
-        let busy = office.busy.load(Ordering::SeqCst);
-        history.wrong(format!("stuck: {busy} clients are not done {} s after the trouble", HEALING_US / 1_000_000));
+    for (who, office) in [("clients", office), ("members of groups", &members)] {
+        office.enough.store(true, Ordering::SeqCst);
+        if !theatre.run(theatre.now_us + HEALING_US, |_| office.busy.load(Ordering::SeqCst) == 0) {
+            let busy = office.busy.load(Ordering::SeqCst);
+            history.wrong(format!("stuck: {busy} {who} are not done {} s after the trouble", HEALING_US / 1_000_000));
+        }
     }
     let audit = Office { busy: Arc::default(), ..office.clone() };
     for partition in &partitions {
@@ -224,6 +279,53 @@ fn play(theatre: &mut Theatre, office: &Office, plan: Plan) {
         history.wrong("stuck: the partitions cannot be read to their ends".to_owned());
     }
     check_streams(theatre, &history);
+}
+
+/// Brings about what the plan says; until when, in microseconds.
+fn make_trouble(theatre: &mut Theatre, office: &Office, plan: Plan) -> u64 {
+    let began_us = theatre.now_us;
+    let Some((trouble, for_ms)) = plan.script.trouble() else {
+        let until_us = began_us + TROUBLE_US;
+        if plan.script == Script::Chance {
+            let planned = trouble::plan(&office.world, plan.brokers, began_us, until_us);
+            for (at_us, trouble) in planned {
+                theatre.run(at_us, |_| false);
+                theatre.befall(trouble);
+            }
+        }
+        theatre.run(until_us, |_| false);
+        return until_us;
+    };
+    theatre.run(began_us + CALM_US, |_| false);
+    let ledger = &office.ledger;
+    let (before, from_ms) = (ledger.partitions(), theatre.now_us / 1000);
+    theatre.befall(trouble);
+    theatre.run(theatre.now_us + for_ms * 1000 - 1, |_| false);
+    if matches!(plan.script, Script::MetaStopped | Script::MetaAway) {
+        let after = ledger.partitions();
+        let led = before.iter().filter(|(_, known)| !known.leaders.is_empty());
+        if led.into_iter().any(|(partition, known)| after[partition].leaders != known.leaders) {
+            office.history.wrong("a partition has moved without the metadata store".to_owned());
+        }
+        let refused = office.history.with(|known| known.refused.clone());
+        for (at_ms, who, why) in refused {
+            if at_ms >= from_ms && who != "waste" {
+                office.history.wrong(format!("{who} was refused at {at_ms} ms without the metadata store: {why}"));
+            }
+        }
+    }
+    theatre.run(theatre.now_us + AFTERMATH_US, |_| false);
+    theatre.now_us
+}
+
+fn spawn_members(theatre: &Theatre, office: &Office, partitions: &[Partition]) {
+    let (ledger, journal): (Vec<_>, Vec<_>) = partitions.iter().cloned().partition(|(topic, _)| topic == "ledger");
+    for (group, partitions, members) in [("watchers", &ledger, 3), ("auditors", &journal, 2)] {
+        for number in 0..members {
+            let member = Member { group: group.to_owned(), number, partitions: partitions.clone() };
+            theatre.clients.handle().spawn(member.run(office.clone()));
+        }
+    }
 }
 
 fn spawn_clients(theatre: &Theatre, office: &Office, partitions: &[Partition]) {
@@ -241,7 +343,7 @@ fn spawn_clients(theatre: &Theatre, office: &Office, partitions: &[Partition]) {
     for partition in partitions {
         runtime.spawn(workload::read(office.clone(), "reader", partition.clone(), false));
     }
-    for number in 0..2 {
+    for number in 0..1 {
         runtime.spawn(workload::commit(office.clone(), format!("group-{number}"), "ledger".to_owned()));
     }
     runtime.spawn(workload::waste(office.clone()));
@@ -277,6 +379,11 @@ fn check_streams(theatre: &mut Theatre, history: &History) {
             Err(error) => history.wrong(format!("the stream of {session} cannot be replayed: {error}")),
             Ok(stream) => {
                 for (partition, state) in &live {
+                    let end = theatre.around.bucket.ledger.end(*partition);
+                    if state.next_offset != end {
+                        let next = state.next_offset;
+                        history.wrong(format!("{session} has {partition} up to {next}, {end} is committed"));
+                    }
                     if stream.partitions.get(partition) != Some(state) {
                         history.wrong(format!("replaying {session} gives {partition} another state than it has"));
                     }

@@ -17,6 +17,7 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use crate::ledger::Ledger;
 use crate::run::Mutant;
 use crate::world::{Place, World};
 
@@ -38,12 +39,19 @@ pub const FAIR: Weather =
 pub const ROUGH: Weather =
     Weather { unavailable: 0.1, lost_reply: 0.08, conflict: 0.08, late: 0.03, latency_us: (5_000, 300_000) };
 
+/// Every request is told to slow down.
+pub const STORM: Weather = Weather { unavailable: 1.0, ..FAIR };
+/// Most requests hang until their sender has given up, and are carried out after all.
+pub const STALL: Weather = Weather { late: 0.8, ..FAIR };
+
 /// The bucket itself. Clones share it.
 #[derive(Clone)]
 pub struct Bucket {
     world: World,
     objects: MemoryStore,
     weather: Arc<Mutex<Weather>>,
+    /// Reads what comes into being.
+    pub ledger: Ledger,
     /// For the checker's own test.
     mutant: Mutant,
 }
@@ -51,7 +59,7 @@ pub struct Bucket {
 impl Bucket {
     pub fn new(world: &World, clock: Clock, mutant: Mutant) -> Self {
         let weather = Arc::new(Mutex::new(FAIR));
-        Self { world: world.clone(), objects: MemoryStore::new(clock), weather, mutant }
+        Self { world: world.clone(), objects: MemoryStore::new(clock), weather, ledger: Ledger::default(), mutant }
     }
 
     pub fn set_weather(&self, weather: Weather) {
@@ -184,12 +192,17 @@ impl ObjectStore for SimStore {
     async fn create(&self, key: &str, payload: Payload) -> Result<Created, StoreError> {
         let wanted = key.to_owned();
         let forgets = self.bucket.mutant == Mutant::EarlyYes && self.bucket.world.happens(0.02);
+        let ledger = self.bucket.ledger.clone();
         let create = move |store: MemoryStore| {
             async move {
                 if forgets {
                     return Ok(Created::Yes);
                 }
-                store.create(&wanted, payload).await
+                let created = store.create(&wanted, payload).await?;
+                if created == Created::Yes {
+                    ledger.created(&wanted, store.get(&wanted).await?);
+                }
+                Ok(created)
             }
             .boxed()
         };

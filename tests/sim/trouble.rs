@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::node::{Machine, Surroundings};
-use crate::store::{FAIR, ROUGH};
-use crate::world::{Place, World};
+use crate::store::{FAIR, ROUGH, STALL, STORM};
+use crate::world::{Place, SIDES, World};
 
 /// One kind of trouble; most end by themselves.
 #[derive(Debug, Clone, Copy)]
@@ -20,12 +20,20 @@ pub enum Trouble {
     Cut { broker: usize, from: Place, for_ms: u64 },
     /// The metadata store cannot be reached by anybody.
     MetaAway { for_ms: u64 },
+    /// The metadata store is down; leases wait for it.
+    MetaStopped { for_ms: u64 },
     /// Some answers of the metadata store are lost.
     MetaForgets { for_ms: u64 },
     /// Watches begin anew.
     Compact { broker: usize },
     /// Many requests to the object store fail, are late, or their answers are lost.
     Rough { for_ms: u64 },
+    /// Every request to the object store is told to slow down (503).
+    Storm { for_ms: u64 },
+    /// Most requests to the object store hang for longer than anybody waits.
+    Stall { for_ms: u64 },
+    /// The object store cannot be reached by anybody.
+    StoreAway { for_ms: u64 },
     /// The disk takes nothing.
     DiskFull { broker: usize, for_ms: u64 },
     /// The disk takes its time.
@@ -52,7 +60,7 @@ pub fn plan(world: &World, brokers: usize, from_us: u64, to_us: u64) -> Vec<(u64
 fn one(world: &World, brokers: usize) -> Trouble {
     let broker = world.rng().below(brokers as u64) as usize;
     let for_ms = world.between(100, 6_000);
-    match world.rng().below(26) {
+    match world.rng().below(31) {
         0..=3 => Trouble::Kill {
             broker,
             power: world.happens(0.4),
@@ -68,8 +76,15 @@ fn one(world: &World, brokers: usize) -> Trouble {
         4 | 5 => Trouble::Pause { broker, for_ms: world.between(100, 25_000) },
         6 | 7 => Trouble::Cut { broker, from: Place::Store, for_ms },
         8 | 9 => Trouble::Cut { broker, from: Place::Meta, for_ms: for_ms * 3 },
-        10 => Trouble::Cut { broker, from: Place::Clients, for_ms },
+        10 => {
+            let side = world.rng().below(u64::from(SIDES)) as u8;
+            Trouble::Cut { broker, from: Place::Clients(side), for_ms }
+        }
         11 => Trouble::MetaAway { for_ms: for_ms * 3 },
+        26 => Trouble::MetaStopped { for_ms: for_ms * 3 },
+        27 => Trouble::Storm { for_ms },
+        28 => Trouble::Stall { for_ms },
+        29 => Trouble::StoreAway { for_ms },
         12 => Trouble::MetaForgets { for_ms },
         13 => Trouble::Compact { broker },
         14..=16 => Trouble::Rough { for_ms },
@@ -89,7 +104,9 @@ pub enum Relief {
     GoOn(usize),
     Mend(usize, Place),
     MetaBack,
+    MetaStarted,
     MetaRemembers,
+    StoreBack,
     Fair,
     DiskFree(usize),
     DiskQuick(usize),
@@ -127,6 +144,10 @@ pub fn cause(trouble: Trouble, machines: &mut [Machine], around: &Surroundings) 
             }
             Some((for_ms, Relief::MetaBack))
         }
+        Trouble::MetaStopped { for_ms } => {
+            around.registry.set_stopped(true);
+            Some((for_ms, Relief::MetaStarted))
+        }
         Trouble::MetaForgets { for_ms } => {
             around.registry.set_lost_reply(0.3);
             Some((for_ms, Relief::MetaRemembers))
@@ -138,6 +159,20 @@ pub fn cause(trouble: Trouble, machines: &mut [Machine], around: &Surroundings) 
         Trouble::Rough { for_ms } => {
             around.bucket.set_weather(ROUGH);
             Some((for_ms, Relief::Fair))
+        }
+        Trouble::Storm { for_ms } => {
+            around.bucket.set_weather(STORM);
+            Some((for_ms, Relief::Fair))
+        }
+        Trouble::Stall { for_ms } => {
+            around.bucket.set_weather(STALL);
+            Some((for_ms, Relief::Fair))
+        }
+        Trouble::StoreAway { for_ms } => {
+            for machine in machines.iter() {
+                world.set_cut(machine.place(), Place::Store, true);
+            }
+            Some((for_ms, Relief::StoreBack))
         }
         Trouble::DiskFull { broker, for_ms } => {
             machines[broker].disk.set_full(true);
@@ -171,6 +206,12 @@ pub fn end(relief: Relief, machines: &mut [Machine], around: &Surroundings) {
                 world.set_cut(machine.place(), Place::Meta, false);
             }
         }
+        Relief::StoreBack => {
+            for machine in machines.iter() {
+                world.set_cut(machine.place(), Place::Store, false);
+            }
+        }
+        Relief::MetaStarted => around.registry.set_stopped(false),
         Relief::MetaRemembers => around.registry.set_lost_reply(0.0),
         Relief::Fair => around.bucket.set_weather(FAIR),
         Relief::DiskFree(broker) => machines[broker].disk.set_full(false),
@@ -181,6 +222,7 @@ pub fn end(relief: Relief, machines: &mut [Machine], around: &Surroundings) {
 /// Ends everything.
 pub fn heal(machines: &mut [Machine], around: &Surroundings) {
     end(Relief::MetaBack, machines, around);
+    end(Relief::MetaStarted, machines, around);
     end(Relief::MetaRemembers, machines, around);
     end(Relief::Fair, machines, around);
     for broker in 0..machines.len() {
@@ -188,7 +230,7 @@ pub fn heal(machines: &mut [Machine], around: &Surroundings) {
             end(relief, machines, around);
         }
         let others = (0..machines.len()).map(|other| Place::Broker(other as i32));
-        for place in others.chain([Place::Store, Place::Meta, Place::Clients]) {
+        for place in others.chain((0..SIDES).map(Place::Clients)).chain([Place::Store, Place::Meta]) {
             end(Relief::Mend(broker, place), machines, around);
         }
         machines[broker].start();

@@ -1,11 +1,12 @@
 //! Clients at work: producers of every kind, readers at the end of the log, a group that commits, topics that come and go.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use esker::base::TopicPartition;
 use esker::protocol::batch::BatchBuilder;
 use kafka_protocol::messages::GroupId;
 use kafka_protocol::messages::offset_commit_request::{
@@ -15,8 +16,9 @@ use kafka_protocol::messages::offset_fetch_request::{
     OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics,
 };
 
-use crate::client::{Client, Failure, text, topic_name};
+use crate::client::{Client, Failure, Fetched, TIMED_OUT, text, topic_name};
 use crate::history::{Acknowledged, History, Partition, RecordId};
+use crate::ledger::Ledger;
 use crate::net::Net;
 use crate::run::Mutant;
 use crate::world::{WALL_START_MS, World};
@@ -25,6 +27,9 @@ use crate::world::{WALL_START_MS, World};
 const RETRIABLE: &[i16] = &[3, 5, 6, 7, 8, 9, 13, 14, 15, 16, 19, 20, 41, 56, 74, 75, 76, 89, 100];
 /// A batch of an idempotent producer that is refused this often in a row, everything else being well, is stuck.
 const STUCK_TRIES: u32 = 200;
+
+/// This long after the trouble every request is answered in time.
+const ANSWERED_MS: u64 = 20_000;
 
 /// What every client has.
 #[derive(Clone)]
@@ -38,10 +43,15 @@ pub struct Office {
     /// Clients that are at work.
     pub busy: Arc<AtomicUsize>,
     pub mutant: Mutant,
+    pub ledger: Ledger,
+    /// When the trouble was over, in milliseconds; 0 before.
+    pub healed_ms: Arc<AtomicU64>,
+    /// Pauses are so many times as long as usual.
+    pub pace: u64,
 }
 
 /// Counts a client as busy until dropped.
-struct Busy(Arc<AtomicUsize>);
+pub struct Busy(Arc<AtomicUsize>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
@@ -50,25 +60,34 @@ impl Drop for Busy {
 }
 
 impl Office {
-    fn client(&self) -> Client {
+    pub fn client(&self) -> Client {
         Client::new(&self.world, &self.net, &self.brokers, self.mutant)
     }
 
-    fn enough(&self) -> bool {
+    pub fn enough(&self) -> bool {
         self.enough.load(Ordering::SeqCst)
     }
 
-    fn begin(&self) -> Busy {
+    pub fn begin(&self) -> Busy {
         self.busy.fetch_add(1, Ordering::SeqCst);
         Busy(self.busy.clone())
     }
 
-    async fn pause(&self, from_ms: u64, to_ms: u64) {
-        tokio::time::sleep(Duration::from_millis(self.world.between(from_ms, to_ms))).await;
+    pub async fn pause(&self, from_ms: u64, to_ms: u64) {
+        tokio::time::sleep(Duration::from_millis(self.world.between(from_ms, to_ms) * self.pace)).await;
     }
 
     /// Whether a refusal may be met with another try; others are told.
-    fn may_repeat(&self, who: &str, failure: &Failure) -> bool {
+    pub fn may_repeat(&self, who: &str, failure: &Failure) -> bool {
+        let healed_ms = self.healed_ms.load(Ordering::SeqCst);
+        if *failure == Failure::NoAnswer(TIMED_OUT.to_owned())
+            && healed_ms > 0
+            && self.world.now_ms() > healed_ms + ANSWERED_MS
+        {
+            self.history.wrong(format!("unanswered: {who} waits for a reply although all is well"));
+        }
+        let refusal = (self.world.now_ms(), who.to_owned(), format!("{failure:?}"));
+        self.history.with(|known| known.refused.push(refusal));
         match failure {
             Failure::NoAnswer(_) => true,
             Failure::Code(code) if RETRIABLE.contains(code) => true,
@@ -200,6 +219,51 @@ impl Producer {
     }
 }
 
+/// What a reader makes of an answer.
+pub enum Step {
+    /// Its next position, and the records before it.
+    To(i64, Vec<RecordId>),
+    /// It cannot go on: the history says why.
+    Wrong,
+}
+
+/// Judges what a fetch from `position` brought.
+pub fn take_records(office: &Office, who: &str, partition: &Partition, position: i64, fetched: &Fetched) -> Step {
+    let end = fetched.high_watermark;
+    let wrong = |what: String| {
+        office.history.wrong(format!("{who}: {what}"));
+        Step::Wrong
+    };
+    let committed = office.ledger.end(TopicPartition::new(fetched.topic_id, partition.1));
+    if end > committed {
+        return wrong(format!("uncommitted: high watermark {end}, {committed} is committed"));
+    }
+    if let Some(before) = fetched.fell_from {
+        return wrong(format!("high watermark {end} after {before}, epoch {}", fetched.epoch));
+    }
+    office.history.with(|known| {
+        let told = known.watermarks.entry(partition.clone()).or_default();
+        let (least, most) = told.entry(fetched.epoch).or_insert((end, end));
+        (*least, *most) = ((*least).min(end), (*most).max(end));
+    });
+    if fetched.log_start != 0 {
+        return wrong(format!("the log starts at {}", fetched.log_start));
+    }
+    let (mut next, mut ids) = (position, Vec::new());
+    for record in &fetched.records {
+        if record.offset != next || record.offset >= end {
+            return wrong(format!("offset {} at {next}, high watermark {end}", record.offset));
+        }
+        let Some(id) = record.value.as_deref().and_then(identify) else {
+            return wrong(format!("a damaged record at {next}"));
+        };
+        office.history.with(|known| known.seen.entry((partition.clone(), next)).or_default().insert(id));
+        ids.push(id);
+        next += 1;
+    }
+    Step::To(next, ids)
+}
+
 /// Reads a partition from its start, and what comes, until enough and `until_end` says so.
 pub async fn read(office: Office, name: &'static str, partition: Partition, to_the_end: bool) {
     let _busy = office.begin();
@@ -212,7 +276,7 @@ pub async fn read(office: Office, name: &'static str, partition: Partition, to_t
         if !to_the_end && office.enough() {
             return;
         }
-        let fetched = match client.fetch(topic, *index, position, 300).await {
+        let fetched = match client.fetch(topic, *index, position, 300 * office.pace as i32).await {
             Ok(fetched) => fetched,
             Err(failure) => {
                 office.world.trace(&who, format_args!("at {position}: {failure:?}"));
@@ -223,22 +287,12 @@ pub async fn read(office: Office, name: &'static str, partition: Partition, to_t
                 continue;
             }
         };
-        if fetched.log_start != 0 {
-            office.history.wrong(format!("{who}: the log starts at {}", fetched.log_start));
-        }
-        for record in &fetched.records {
-            if record.offset != position || record.offset >= fetched.high_watermark {
-                let (offset, end) = (record.offset, fetched.high_watermark);
-                office.history.wrong(format!("{who}: offset {offset} at {position}, high watermark {end}"));
-                return;
+        match take_records(&office, &who, &partition, position, &fetched) {
+            Step::To(next, ids) => {
+                found.extend((position..).zip(ids));
+                position = next;
             }
-            let Some(id) = record.value.as_deref().and_then(identify) else {
-                office.history.wrong(format!("{who}: a damaged record at {position}"));
-                return;
-            };
-            office.history.with(|known| known.seen.entry((partition.clone(), position)).or_default().insert(id));
-            found.push((position, id));
-            position += 1;
+            Step::Wrong => return,
         }
         office.world.trace(
             &who,
@@ -322,7 +376,7 @@ pub async fn create_topics(office: &Office, topics: &[(String, i32)]) {
         loop {
             match client.create_topic(topic, *partitions).await {
                 // There already: from a try whose answer was lost.
-                Ok(()) | Err(Failure::Code(36)) => break,
+                Ok(_) | Err(Failure::Code(36)) => break,
                 Err(failure) if office.may_repeat("create", &failure) => office.pause(100, 300).await,
                 Err(_) => return,
             }
@@ -330,24 +384,69 @@ pub async fn create_topics(office: &Office, topics: &[(String, i32)]) {
     }
 }
 
-/// Creates topics, writes to them and deletes them.
+/// Names that are used again and again for topics that come and go.
+const WASTE: u64 = 3;
+const UNKNOWN_TOPIC: i16 = 3;
+const TOPIC_EXISTS: i16 = 36;
+
+/// Creates topics, writes to them and deletes them; a new one of an old name has nothing of the old one's. In the end all
+/// are deleted, and no broker knows any of them.
 pub async fn waste(office: Office) {
     let _busy = office.begin();
     let mut client = office.client();
+    let mut acknowledged: BTreeSet<u64> = BTreeSet::new();
     let mut number = 0;
     while !office.enough() {
         number += 1;
-        let name = format!("waste-{number}");
+        let name = format!("waste-{}", number % WASTE);
         let created = client.create_topic(&name, 2).await;
-        let batch = BatchBuilder::new().key_value(WALL_START_MS, "key", vec![b'w'; 3_000]).build();
+        client.forget_topic(&name);
+        let batch = BatchBuilder::new().key_value(WALL_START_MS, format!("{number}"), vec![b'w'; 3_000]).build();
         let produced = client.produce(&name, 1, -1, &[batch]).await;
+        if let Ok(id) = &created
+            && client.topic_id(&name) == Some(*id)
+            && let Ok(fetched) = client.fetch(&name, 1, 0, 20).await
+        {
+            for record in &fetched.records {
+                let key = record.key.as_deref().map(String::from_utf8_lossy).and_then(|key| key.parse::<u64>().ok());
+                if let Some(old) = key.filter(|key| acknowledged.contains(key)) {
+                    office
+                        .history
+                        .wrong(format!("waste: topic {name} of {number} has record {old} of its predecessor"));
+                }
+            }
+        }
+        if produced[0].is_ok() {
+            acknowledged.insert(number);
+        }
         let deleted = client.delete_topic(&name).await;
         office.world.trace("waste", format_args!("{name}: {created:?} {produced:?} {deleted:?}"));
         for failure in [created.err(), deleted.err()].into_iter().flatten() {
-            if !matches!(failure, Failure::Code(36)) {
+            if failure != Failure::Code(TOPIC_EXISTS) {
                 office.may_repeat("waste", &failure);
             }
         }
         office.pause(200, 2_000).await;
     }
+    for name in (0..WASTE).map(|number| format!("waste-{number}")) {
+        // What was asked long ago may still create it.
+        loop {
+            match client.delete_topic(&name).await {
+                Ok(()) => {}
+                Err(Failure::Code(UNKNOWN_TOPIC)) if nobody_knows(&office, &mut client, &name).await => break,
+                Err(failure) if office.may_repeat("waste", &failure) => {}
+                Err(_) => return,
+            }
+            office.pause(50, 300).await;
+        }
+    }
+}
+
+async fn nobody_knows(office: &Office, client: &mut Client, topic: &str) -> bool {
+    for broker in &office.brokers {
+        if !matches!(client.describe(*broker, topic).await, Ok((UNKNOWN_TOPIC, _))) {
+            return false;
+        }
+    }
+    true
 }

@@ -13,15 +13,21 @@ use esker::base::Rng;
 use parking_lot::Mutex;
 use tokio::time::{Duration, Instant};
 
+use crate::watchdog;
+
 /// The world's time when it begins, in milliseconds since the Unix epoch.
 pub const WALL_START_MS: i64 = 1_800_000_000_000;
+
+/// Places where clients are.
+pub const SIDES: u8 = 2;
 
 type Event = Box<dyn FnOnce() + Send>;
 
 /// The end of a host's wire. Brokers are `Broker(id)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    Clients,
+    /// Clients are at one of [`SIDES`] places.
+    Clients(u8),
     Broker(i32),
     Store,
     Meta,
@@ -121,6 +127,12 @@ impl World {
         std::mem::take(&mut self.0.state.lock().trace)
     }
 
+    /// The history so far, if it can be had: a task that spins may hold it.
+    pub fn trace_so_far(&self) -> String {
+        let state = self.0.state.try_lock_for(std::time::Duration::from_secs(1));
+        state.map(|state| state.trace.clone()).unwrap_or_default()
+    }
+
     /// Lets what is due happen up to `now_us`, which becomes the time.
     pub fn move_to(&self, now_us: u64) {
         loop {
@@ -152,6 +164,7 @@ impl World {
 /// A runtime with its own paused clock that follows the world's time: the processes of one host.
 pub struct Host {
     world: World,
+    place: Place,
     runtime: tokio::runtime::Runtime,
     made: Instant,
     made_us: u64,
@@ -161,14 +174,14 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn new(world: &World) -> Self {
+    pub fn new(world: &World, place: Place) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .build()
             .expect("a runtime without IO can always be made");
         let made = runtime.block_on(async { Instant::now() });
-        Self { world: world.clone(), made, made_us: world.now_us(), runtime, paused: false, missed: false }
+        Self { world: world.clone(), place, made, made_us: world.now_us(), runtime, paused: false, missed: false }
     }
 
     pub fn handle(&self) -> &tokio::runtime::Handle {
@@ -186,6 +199,7 @@ impl Host {
         self.world.0.state.lock().turn = Some((self.made, self.made_us));
         let missed = std::mem::take(&mut self.missed);
         let (made, made_us) = (self.made, self.made_us);
+        watchdog::turn_of(Some(self.place));
         self.runtime.block_on(async move {
             if missed {
                 // Everything that fell due during the pause is due at once.
@@ -194,6 +208,7 @@ impl Host {
             }
             tokio::time::sleep_until(end).await;
         });
+        watchdog::turn_of(None);
         self.world.0.state.lock().turn = None;
     }
 }
