@@ -109,7 +109,7 @@ fn a_session_whose_partitions_were_taken_ends() {
 fn both(plans: [Plan; 2]) -> [Outcome; 2] {
     std::thread::scope(|scope| {
         let runs = plans.map(|plan| scope.spawn(move || run_alone(plan)));
-        runs.map(|run| run.join().unwrap())
+        runs.map(|run| run.join().expect("a run does not panic here"))
     })
 }
 
@@ -187,4 +187,14 @@ fn a_batch_that_is_written_twice_is_found_out() {
 #[test]
 fn a_batch_that_a_reader_misses_is_found_out() {
     is_found_out(Mutant::Skip, &["told at once: reader"]);
+}
+
+#[test]
+fn a_group_whose_offsets_are_forgotten_is_found_out() {
+    is_found_out(Mutant::Forget, &["told at once: watchers", "told at once: auditors"]);
+}
+
+#[test]
+fn a_task_that_spins_is_found_out() {
+    is_found_out(Mutant::Spin, &["spin: Some(Clients"]);
 }

@@ -21,6 +21,7 @@ use kafka_protocol::protocol::{Request, StrBytes};
 
 use crate::client::{Client, Failure, text, topic_name};
 use crate::history::{Commit, Partition};
+use crate::run::Mutant;
 use crate::workload::{Office, Step, take_records};
 
 const JOIN_VERSION: i16 = 5;
@@ -230,7 +231,9 @@ impl Life {
         for topic in &found.topics {
             for partition in &topic.partitions {
                 check(partition.error_code)?;
-                let (name, offset) = ((topic.name.to_string(), partition.partition_index), partition.committed_offset);
+                let name = (topic.name.to_string(), partition.partition_index);
+                let forgets = self.office.mutant == Mutant::Forget && self.office.world.happens(0.1);
+                let offset = if forgets { -1 } else { partition.committed_offset };
                 let key = (member.group.clone(), name.clone());
                 let tried = self.office.history.with(|known| known.commits.get(&key).cloned().unwrap_or_default());
                 let before = least.get(&key).map_or(&[][..], Vec::as_slice);

@@ -92,10 +92,14 @@ pub enum Mutant {
     Twice,
     /// Now and then a reader does not get a batch that is there.
     Skip,
+    /// Now and then a member finds that its group has committed nothing.
+    Forget,
+    /// A task that never waits.
+    Spin,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 4] = [Self::None, Self::EarlyYes, Self::Twice, Self::Skip];
+    pub const ALL: [Self; 6] = [Self::None, Self::EarlyYes, Self::Twice, Self::Skip, Self::Forget, Self::Spin];
 }
 
 impl Plan {
@@ -228,7 +232,9 @@ pub fn run(plan: Plan) -> Outcome {
     play(&mut theatre, &office, plan);
     let mut violations = ledger.wrong();
     violations.truncate(MOST_TOLD);
-    violations.iter_mut().for_each(|told| told.insert_str(0, "streams: "));
+    for told in &mut violations {
+        told.insert_str(0, "streams: ");
+    }
     violations.extend(office.history.with(|known| known.violations()));
     let acknowledged = office.history.with(|known| known.acknowledged.len());
     let history = world.take_trace();
@@ -257,6 +263,13 @@ fn play(theatre: &mut Theatre, office: &Office, plan: Plan) {
 
     let members = Office { busy: Arc::default(), enough: Arc::default(), ..office.clone() };
     spawn_members(theatre, &members, &partitions);
+    if plan.mutant == Mutant::Spin {
+        theatre.clients.handle().spawn(async {
+            loop {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
     let until_us = make_trouble(theatre, office, plan);
     theatre.due.clear();
     trouble::heal(&mut theatre.machines, &theatre.around);

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::world::{Place, World};
 
 /// A turn is 5 ms of simulated time; it takes less than that to run.
-const LIMIT_S: u64 = 20;
+const LIMIT_S: u64 = 6;
 /// How often it looks, in milliseconds.
 const LOOK_MS: u64 = 200;
 /// Units of `/proc/self/stat`.
