@@ -32,7 +32,7 @@ pub use error::BrokerError;
 pub use groups::{GroupParts, Groups};
 pub use log::BrokerLog;
 pub use metrics::Metrics;
-pub use partitions::{Loader, NoPeers, Partitions, Peers, Told, newest_state};
+pub use partitions::{Loader, NoPeers, Partitions, Peers, Told, newest_state, state_or_empty};
 pub use produce::PendingProduce;
 pub use read::{ListedOffset, OffsetSpec};
 pub use slot::BrokerSlot;

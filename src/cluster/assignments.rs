@@ -85,13 +85,13 @@ impl Catalogue {
             };
             let leader_epoch = next_epoch(assignment)?;
             let from = vec![released];
-            Ok(Some(AssignmentRecord { session: handover.target, leader_epoch, from, target: None }))
+            Ok(Some(AssignmentRecord { session: handover.target, leader_epoch, from, target: None, acquired: true }))
         })
         .await
     }
 
-    /// As the leader `own`: empties `from` of partitions whose state the own stream now holds: those that it still leads
-    /// under the given leader epoch.
+    /// As the leader `own`: writes down that the own stream now holds the state of partitions, those that it still leads
+    /// under the given leader epoch: earlier streams are not needed any more, and none may be missing later.
     pub async fn clear_from(
         &self,
         own: SessionId,
@@ -100,8 +100,11 @@ impl Catalogue {
         self.rewrite(Guard::Records, |_, topic, index, assignment| {
             let epoch = partitions.get(&topic.partition(index as i32)).copied();
             let holds = assignment.session == own && epoch == Some(assignment.leader_epoch);
-            Ok((holds && !assignment.from.is_empty())
-                .then(|| AssignmentRecord { from: Vec::new(), ..assignment.clone() }))
+            Ok((holds && !(assignment.from.is_empty() && assignment.acquired)).then(|| AssignmentRecord {
+                from: Vec::new(),
+                acquired: true,
+                ..assignment.clone()
+            }))
         })
         .await
     }

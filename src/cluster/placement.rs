@@ -258,7 +258,7 @@ pub fn take_over(
              take it over without losing track of an older stream"
         )));
     }
-    Ok(Some(AssignmentRecord { session, leader_epoch, from, target: None }))
+    Ok(Some(AssignmentRecord { session, leader_epoch, from, target: None, acquired: assignment.acquired }))
 }
 
 /// The epoch of the next leader.

@@ -292,7 +292,7 @@ pub fn first_chunks(leaders: &[SessionId]) -> Vec<AssignmentChunk> {
 }
 
 fn first_assignment(session: SessionId) -> AssignmentRecord {
-    AssignmentRecord { session, leader_epoch: 0, from: Vec::new(), target: None }
+    AssignmentRecord { session, leader_epoch: 0, from: Vec::new(), target: None, acquired: false }
 }
 
 /// What adding partitions (led by `leaders`, one for each) writes: the topic's new record and the chunks that change or are new, by chunk number.

@@ -193,6 +193,10 @@ pub struct AssignmentRecord {
     /// The session that is to lead next: the leader gives the partition away to it. Set and taken back by the controller.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_session_text")]
     pub target: Option<SessionId>,
+    /// A stream is known to hold the partition's state: from then on no leader may begin with an empty one. Records of
+    /// before this field lack it until the partition's next leader has the state.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub acquired: bool,
 }
 
 /// The assignments of up to [`PARTITIONS_PER_CHUNK`] consecutive partitions of a topic.

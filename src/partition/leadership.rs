@@ -90,15 +90,18 @@ impl Log {
     }
 
     /// Takes new, empty partitions on, each under its leader epoch. They can be written at once; what is written commits
-    /// with, or after, the entry that makes them ours. Partitions that are led already are left alone.
-    pub fn create_partitions(&self, partitions: &[(TopicPartition, i32)]) {
-        self.control(|machine, now| {
+    /// with, or after, the entry that makes them ours. Partitions that are led already are left alone; `None` if all are.
+    pub fn create_partitions(&self, partitions: &[(TopicPartition, i32)]) -> Option<PendingChange> {
+        let last = self.control(|machine, now| {
+            let mut last = None;
             for (partition, leader_epoch) in partitions {
                 if machine.partition(*partition).is_err() {
-                    machine.acquire(now, *partition, *leader_epoch, PartitionState::default());
+                    last = Some(machine.acquire(now, *partition, *leader_epoch, PartitionState::default()));
                 }
             }
+            last
         });
+        self.pending(last)
     }
 
     /// Deletes partitions; resolves when that is committed. Partitions that are not led are left alone.

@@ -55,6 +55,15 @@ pub enum StreamError {
         /// What is missing.
         missing: String,
     },
+    /// None of the streams that should hold a partition's state does.
+    #[error(
+        "no stream that the assignment of partition {partition} names holds its state, which one of them must: it is not led \
+         until objects that were removed under 'log/' and 'ckpt/' are restored"
+    )]
+    Lost {
+        /// The partition.
+        partition: TopicPartition,
+    },
     /// The local disk failed.
     #[error(transparent)]
     Wal(#[from] crate::wal::WalError),
@@ -73,7 +82,9 @@ impl StreamError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Store(error) => error.kind(),
-            Self::Corrupt { .. } | Self::DoesNotFit { .. } | Self::Missing { .. } => ErrorKind::Corrupt,
+            Self::Corrupt { .. } | Self::DoesNotFit { .. } | Self::Missing { .. } | Self::Lost { .. } => {
+                ErrorKind::Corrupt
+            }
             Self::Wal(_) | Self::File { .. } => ErrorKind::Environment,
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use esker::base::SessionId;
-use esker::broker::newest_state;
+use esker::broker::{newest_state, state_or_empty};
 use esker::cluster::take_over;
 use esker::format::entry::Entry;
 use esker::format::state::{ObjectRef, PartitionState};
@@ -374,7 +374,8 @@ fn truth(
     }
     let mut loaded: HashMap<SessionId, StreamState> =
         taken.from.iter().map(|from| (from.session, streams[&from.session].clone())).collect();
-    Ok(newest_state(topic_partition(partition), &taken.from, &mut loaded).unwrap_or_default())
+    let found = newest_state(topic_partition(partition), &taken.from, &mut loaded);
+    state_or_empty(topic_partition(partition), taken.acquired, found).map_err(|error| format!("1: {error}"))
 }
 
 /// 1 and 8: what was acknowledged is read at its offset, from objects that exist.

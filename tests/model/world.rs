@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use esker::base::{SessionId, TopicPartition};
-use esker::broker::newest_state;
+use esker::broker::{newest_state, state_or_empty};
 use esker::cluster::take_over;
 use esker::format::entry::{BatchFacts, Entry};
 use esker::format::metadata::{AssignmentRecord, FromStream};
@@ -170,6 +170,10 @@ impl World {
                 let seq = world.processes[0].stream.next_seq;
                 world.land((ids[0], seq), rules);
                 world.learn(0);
+                world.records[partition].assigned.acquired = true;
+            }
+            for process in &mut world.processes {
+                process.image.clone_from(&world.records);
             }
         }
         world
@@ -298,12 +302,17 @@ impl World {
             }
         }
         let tp = topic_partition(partition);
-        let mut state = match rules.flaw {
-            Flaw::AnyEpoch => {
-                let mut found = assigned.from.iter().filter_map(|from| streams[&from.session].partitions.get(&tp));
-                found.next().cloned().unwrap_or_default()
+        let found = if rules.flaw == Flaw::AnyEpoch {
+            assigned.from.iter().find_map(|from| streams[&from.session].partitions.get(&tp)).cloned()
+        } else {
+            newest_state(tp, &assigned.from, &mut streams)
+        };
+        let Ok(mut state) = state_or_empty(tp, assigned.acquired, found) else {
+            // Under an old image that is as it should be: somebody else leads by now, and has the state.
+            if assigned == self.records[partition].assigned {
+                self.broken = Some("a partition's state is in no stream that its assignment names");
             }
-            _ => newest_state(tp, &assigned.from, &mut streams).unwrap_or_default(),
+            return;
         };
         state.leader_epoch = assigned.leader_epoch;
         let end = state.next_offset;
@@ -315,6 +324,7 @@ impl World {
     pub fn clear_from(&mut self, partition: usize) {
         let record = &mut self.records[partition];
         record.assigned.from.clear();
+        record.assigned.acquired = true;
         record.revision += 1;
     }
 
@@ -339,6 +349,7 @@ impl World {
         record.assigned.from = vec![FromStream { session: process.id, leader_epoch: hold.epoch, sealed_seq: seq + 1 }];
         record.assigned.session = target;
         record.assigned.leader_epoch += 1;
+        record.assigned.acquired = true;
         record.target = None;
         record.revision += 1;
         if heard {

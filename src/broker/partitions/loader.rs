@@ -122,8 +122,7 @@ impl Loader {
                 return Ok(state);
             }
         }
-        // No stream ever acquired it: it was created and never written.
-        Ok(PartitionState::default())
+        state_or_empty(load.partition, load.acquired, None)
     }
 
     async fn state_in(
@@ -187,6 +186,22 @@ impl Loader {
 fn take(stream: &mut StreamState, partition: TopicPartition, leader_epoch: i32) -> Option<PartitionState> {
     let same_epoch = stream.partitions.get(&partition).is_some_and(|state| state.leader_epoch == leader_epoch);
     if same_epoch { stream.partitions.remove(&partition) } else { None }
+}
+
+/// The state that was found, or an empty one for a partition that no stream ever held: it was created and never written.
+///
+/// Errors: `Missing` if `acquired` says that some stream did hold it. An empty state would forget everything in it and give
+/// its offsets away again.
+pub fn state_or_empty(
+    partition: TopicPartition,
+    acquired: bool,
+    found: Option<PartitionState>,
+) -> Result<PartitionState, StreamError> {
+    match found {
+        Some(state) => Ok(state),
+        None if !acquired => Ok(PartitionState::default()),
+        None => Err(StreamError::Lost { partition }),
+    }
 }
 
 /// The newest state of a partition among `streams`, following an assignment's `from`; `None` if none of them has it.

@@ -1,7 +1,7 @@
 //! What to do so that the log follows the catalogue. Pure: an image and what became of earlier work come in, work goes out.
 //!
 //! Invariants: a partition is led only under the epoch that the catalogue gave to this session, and only in a state that
-//! was loaded from the streams that its assignment names (or empty, if it names none); it is handed over only after its
+//! was loaded from the streams that its assignment names (or empty, if none ever held one); it is handed over only after its
 //! `Released` entry is committed; the state that was given away leaves the stream only when no assignment names it.
 
 use std::collections::BTreeMap;
@@ -28,6 +28,8 @@ enum Phase {
 struct Held {
     epoch: i32,
     phase: Phase,
+    /// The own stream holds its state, committed.
+    in_stream: bool,
 }
 
 /// A partition whose state is to be read.
@@ -39,6 +41,8 @@ pub struct Load {
     pub epoch: i32,
     /// Where its state may be, newest first.
     pub from: Vec<FromStream>,
+    /// It must be in one of them.
+    pub acquired: bool,
 }
 
 /// What is to be done, in this order.
@@ -58,7 +62,7 @@ pub struct Work {
     pub give_away: Vec<(TopicPartition, i32)>,
     /// Assignments to change: others lead next.
     pub hand_over: BTreeMap<TopicPartition, Handover>,
-    /// Assignments to change: earlier streams are not needed any more.
+    /// Assignments to change: the own stream holds the state, earlier ones are not needed any more.
     pub clear: BTreeMap<TopicPartition, i32>,
     /// Partitions were taken from this session: its stream must have been sealed.
     pub taken: bool,
@@ -148,15 +152,16 @@ impl Machine {
         let epoch = assignment.leader_epoch;
         let target = assignment.target.filter(|target| image.is_alive(*target) && !image.is_sealed(*target));
         let Some(held) = self.held.get_mut(&partition) else {
-            let phase = if assignment.from.is_empty() {
+            let phase = if assignment.from.is_empty() && !assignment.acquired {
                 work.create.push((partition, epoch));
                 // Nothing has to be kept for it: the entry that makes it ours commits with its first batch at the latest.
                 Phase::Led { committed: true, clearing: false }
             } else {
-                work.load.push(Load { partition, epoch, from: assignment.from.clone() });
+                let (from, acquired) = (assignment.from.clone(), assignment.acquired);
+                work.load.push(Load { partition, epoch, from, acquired });
                 Phase::Loading
             };
-            self.held.insert(partition, Held { epoch, phase });
+            self.held.insert(partition, Held { epoch, phase, in_stream: false });
             return;
         };
         if held.epoch != epoch {
@@ -167,7 +172,9 @@ impl Machine {
                 held.phase = Phase::Releasing;
                 work.give_away.push((partition, epoch));
             }
-            Phase::Led { committed: true, clearing } if !*clearing && !assignment.from.is_empty() => {
+            Phase::Led { clearing, .. }
+                if held.in_stream && !*clearing && !(assignment.from.is_empty() && assignment.acquired) =>
+            {
                 *clearing = true;
                 work.clear.insert(partition, epoch);
             }
@@ -209,6 +216,9 @@ impl Machine {
 
     /// The stream says that the partition is ours.
     pub fn acquired(&mut self, partition: TopicPartition, epoch: i32) {
+        if let Some(held) = self.held.get_mut(&partition).filter(|held| held.epoch == epoch) {
+            held.in_stream = true;
+        }
         self.change(partition, epoch, |phase| {
             if let Phase::Led { committed, .. } = phase {
                 *committed = true;

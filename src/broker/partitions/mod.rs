@@ -13,5 +13,5 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-pub use loader::{Loader, NoPeers, Peers, Told, newest_state};
+pub use loader::{Loader, NoPeers, Peers, Told, newest_state, state_or_empty};
 pub use service::{Partitions, Status};

@@ -108,9 +108,12 @@ type Led = Vec<(TopicPartition, i32)>;
 
 /// What became of work.
 enum Event {
-    Loaded(Vec<(Load, PartitionState)>),
+    /// What was read, and what could not be.
+    Loaded(Vec<(Load, PartitionState)>, Led),
+    /// It is time to read them again.
     LoadFailed(Led),
     Acquired(Led),
+    Created(Led),
     Released(Led, u64),
     HandedOver(Vec<TopicPartition>),
     Cleared(Led),
@@ -174,7 +177,7 @@ impl Keeper {
             self.log.drop_given(&drop_given);
         }
         for some in create.chunks(OPEN_AT_ONCE) {
-            self.log.create_partitions(some);
+            self.creating(some);
             tokio::task::yield_now().await;
         }
         if !load.is_empty() {
@@ -228,22 +231,35 @@ impl Keeper {
         for (_, batch) in batches {
             let loader = self.loader.clone();
             self.work.push(Box::pin(async move {
-                let all: Led = batch.iter().map(|load| (load.partition, load.epoch)).collect();
-                let mut states = Vec::new();
+                // One that cannot be loaded does not hold up its neighbours.
+                let (mut states, mut failed) = (Vec::new(), Led::new());
                 for (load, state) in loader.load(batch).await {
                     match state {
                         Ok(state) => states.push((load, state)),
                         Err(error) => {
-                            let retriable = error.kind() == ErrorKind::Retriable;
-                            tracing::warn!(partition = %load.partition, %error, retriable, "cannot load a partition; trying again");
-                            tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
-                            return Event::LoadFailed(all);
+                            if failed.is_empty() {
+                                let retriable = error.kind() == ErrorKind::Retriable;
+                                tracing::warn!(partition = %load.partition, %error, retriable, "cannot load a partition; trying again");
+                            }
+                            failed.push((load.partition, load.epoch));
                         }
                     }
                 }
-                Event::Loaded(states)
+                Event::Loaded(states, failed)
             }));
         }
+    }
+
+    /// New partitions are led at once. That the stream knows them is written down later, when it does.
+    fn creating(&self, partitions: &[(TopicPartition, i32)]) {
+        let Some(change) = self.log.create_partitions(partitions) else { return };
+        let partitions = partitions.to_vec();
+        self.work.push(Box::pin(async move {
+            match change.wait().await {
+                Ok(()) => Event::Created(partitions),
+                Err(_) => Event::Nothing,
+            }
+        }));
     }
 
     fn acquiring(&self, change: PendingChange, partitions: Led) {
@@ -291,12 +307,18 @@ impl Keeper {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Loaded(mut loaded) => {
+            Event::Loaded(mut loaded, failed) => {
                 loaded.retain(|(load, _)| self.machine.loaded(load.partition, load.epoch));
                 let partitions = loaded.iter().map(|(load, _)| (load.partition, load.epoch)).collect();
                 let states = loaded.into_iter().map(|(load, state)| (load.partition, load.epoch, state)).collect();
                 if let Some(change) = self.log.acquire(states) {
                     self.acquiring(change, partitions);
+                }
+                if !failed.is_empty() {
+                    self.work.push(Box::pin(async move {
+                        tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
+                        Event::LoadFailed(failed)
+                    }));
                 }
             }
             Event::LoadFailed(partitions) => {
@@ -306,6 +328,11 @@ impl Keeper {
             }
             Event::Acquired(partitions) => {
                 crash::point("takeover-after-acquired");
+                for (partition, epoch) in partitions {
+                    self.machine.acquired(partition, epoch);
+                }
+            }
+            Event::Created(partitions) => {
                 for (partition, epoch) in partitions {
                     self.machine.acquired(partition, epoch);
                 }

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::loader::state_or_empty;
 use super::machine::{Load, Machine, Work};
 use super::moving::Moving;
 use crate::base::SessionId;
 use crate::cluster::Handover;
-use crate::cluster::picture::{Picture, leaving, led, led_from, partition, session};
+use crate::cluster::picture::{Picture, acquired, leaving, led, led_from, partition, session};
 use crate::format::metadata::FromStream;
+use crate::format::state::PartitionState;
+use crate::partition::stream::StreamError;
 
 const OWN: SessionId = SessionId { broker_id: 1, epoch: 1 };
 const OTHER: SessionId = SessionId { broker_id: 2, epoch: 2 };
@@ -31,11 +34,45 @@ fn a_new_partition_is_led_at_once() {
 }
 
 #[test]
+fn that_the_stream_holds_a_new_partition_is_written_down_once_it_does() {
+    let tp = partition(1, 0);
+    let mut machine = Machine::new(OWN);
+    let picture = Picture::of(2).topic(1, vec![led(OWN, 0)]);
+    machine.plan(&picture.image, &[]);
+    machine.acquired(tp, 7);
+    assert_eq!(machine.plan(&picture.image, &[]), nothing(), "news of another epoch");
+    machine.acquired(tp, 0);
+    assert_eq!(machine.plan(&picture.image, &[]), Work { clear: [(tp, 0)].into(), ..nothing() });
+    machine.clear_ended(tp, 0);
+    let written = Picture::of(2).topic(1, vec![acquired(led(OWN, 0))]);
+    assert_eq!(machine.plan(&written.image, &[]), nothing());
+}
+
+#[test]
+fn one_that_some_stream_must_hold_is_never_begun_anew() {
+    let picture = Picture::of(2).topic(1, vec![acquired(led(OWN, 3))]);
+    let load = Load { partition: partition(1, 0), epoch: 3, from: Vec::new(), acquired: true };
+    assert_eq!(Machine::new(OWN).plan(&picture.image, &[]), Work { load: vec![load], ..nothing() });
+}
+
+#[test]
+fn an_empty_state_is_taken_only_where_no_stream_ever_held_one() {
+    let tp = partition(1, 0);
+    let found = PartitionState { next_offset: 7, ..PartitionState::default() };
+    assert_eq!(state_or_empty(tp, false, None).expect("new"), PartitionState::default());
+    for acquired in [false, true] {
+        assert_eq!(state_or_empty(tp, acquired, Some(found.clone())).expect("found"), found);
+    }
+    let refused = state_or_empty(tp, true, None).expect_err("a state is missing");
+    assert!(matches!(refused, StreamError::Lost { partition } if partition == tp), "{refused}");
+}
+
+#[test]
 fn one_that_was_another_s_is_loaded_led_and_cleared_in_that_order() {
     let old = session(3, 1);
     let picture = Picture::of(2).sealed(old, 7).topic(1, vec![led_from(OWN, 4, old, 7)]);
     let mut machine = Machine::new(OWN);
-    let load = Load { partition: partition(1, 0), epoch: 4, from: vec![from(old, 3, 7)] };
+    let load = Load { partition: partition(1, 0), epoch: 4, from: vec![from(old, 3, 7)], acquired: false };
     assert_eq!(machine.plan(&picture.image, &[]), Work { load: vec![load.clone()], ..nothing() });
     assert_eq!(machine.opening(), 1);
     // The store did not answer: it is read again.
@@ -85,7 +122,7 @@ fn a_release_whose_target_is_gone_comes_back_under_a_new_epoch() {
     assert_eq!(machine.plan(&alone.image, &[]).hand_over, [(tp, back)].into());
     let returned = Picture::of(1).topic(1, vec![led_from(OWN, 4, OWN, 9)]);
     let work = machine.plan(&returned.image, &[(tp, 3)]);
-    let load = Load { partition: tp, epoch: 4, from: vec![from(OWN, 3, 9)] };
+    let load = Load { partition: tp, epoch: 4, from: vec![from(OWN, 3, 9)], acquired: false };
     assert_eq!(work, Work { forget: vec![tp], load: vec![load], ..nothing() });
 }
 

@@ -12,20 +12,33 @@ fn session(epoch: u64) -> SessionId {
 
 #[test]
 fn streams_are_named_newest_first_and_empty_ones_never() {
-    let first = AssignmentRecord { session: session(1), leader_epoch: 0, from: Vec::new(), target: None };
+    let first =
+        AssignmentRecord { session: session(1), leader_epoch: 0, from: Vec::new(), target: None, acquired: false };
     let sealed = HashMap::from([(session(1), 10), (session(2), 0), (session(3), 4)]);
     let take = |assignment: &AssignmentRecord, by| take_over(assignment, session(by), &sealed).expect("room");
     let second = take(&first, 2).expect("sealed");
     let stream = |epoch, leader_epoch, sealed_seq| FromStream { session: session(epoch), leader_epoch, sealed_seq };
     assert_eq!(
         second,
-        AssignmentRecord { session: session(2), leader_epoch: 1, from: vec![stream(1, 0, 10)], target: None }
+        AssignmentRecord {
+            session: session(2),
+            leader_epoch: 1,
+            from: vec![stream(1, 0, 10)],
+            target: None,
+            acquired: false
+        }
     );
     // Session 2 died before it wrote anything.
     let third = take(&second, 3).expect("sealed");
     assert_eq!(
         third,
-        AssignmentRecord { session: session(3), leader_epoch: 2, from: vec![stream(1, 0, 10)], target: None }
+        AssignmentRecord {
+            session: session(3),
+            leader_epoch: 2,
+            from: vec![stream(1, 0, 10)],
+            target: None,
+            acquired: false
+        }
     );
     let fourth = take(&third, 4).expect("sealed");
     assert_eq!(fourth.from, [stream(3, 2, 4), stream(1, 0, 10)]);
@@ -42,9 +55,16 @@ fn the_list_of_streams_and_the_epochs_have_an_end() {
         leader_epoch: 9,
         from: vec![stream; limits::MAX_FROM_STREAMS],
         target: None,
+        acquired: false,
     };
     assert!(matches!(take_over(&full, session(2), &sealed), Err(TopicError::LimitReached(_))));
-    let last = AssignmentRecord { session: session(1), leader_epoch: i32::MAX, from: Vec::new(), target: None };
+    let last = AssignmentRecord {
+        session: session(1),
+        leader_epoch: i32::MAX,
+        from: Vec::new(),
+        target: None,
+        acquired: false,
+    };
     assert!(matches!(take_over(&last, session(2), &sealed), Err(TopicError::Broken(_))));
 }
 
@@ -70,7 +90,15 @@ async fn a_restart_takes_over_everything_in_few_transactions() {
     next.catalogue.clear_from(new, &some).await.expect("cleared");
     let image = next.catalogue.image();
     assert_eq!(image.led_by(new).filter(|(_, assignment)| assignment.from.is_empty()).count(), 2000);
+    // That a stream held their states is never forgotten again.
+    assert!(image.led_by(new).all(|(_, assignment)| assignment.acquired == assignment.from.is_empty()));
     let stale: BTreeMap<_, _> = image.led_by(new).map(|(partition, _)| (partition, 0)).collect();
     next.catalogue.clear_from(new, &stale).await.expect("of another epoch");
     assert_eq!(next.catalogue.image().version, image.version, "an older epoch clears nothing");
+
+    let last = bench_on(bench.store.clone(), bench.time.clone(), TopicRules::default()).await;
+    last.succeed(new, 9).await;
+    let image = last.catalogue.image();
+    let taken = image.led_by(last.registration.session());
+    assert_eq!(taken.filter(|(_, assignment)| assignment.acquired).count(), 2000);
 }

@@ -23,13 +23,18 @@ pub fn partition(topic: u128, index: i32) -> TopicPartition {
 
 /// A partition that `session` leads, of which nothing is in other streams.
 pub fn led(session: SessionId, leader_epoch: i32) -> AssignmentRecord {
-    AssignmentRecord { session, leader_epoch, from: Vec::new(), target: None }
+    AssignmentRecord { session, leader_epoch, from: Vec::new(), target: None, acquired: false }
 }
 
 /// ... and whose state is still in the stream of another.
 pub fn led_from(session: SessionId, leader_epoch: i32, from: SessionId, sealed_seq: u64) -> AssignmentRecord {
     let from = vec![FromStream { session: from, leader_epoch: leader_epoch - 1, sealed_seq }];
     AssignmentRecord { from, ..led(session, leader_epoch) }
+}
+
+/// … whose state some stream is known to hold.
+pub fn acquired(assignment: AssignmentRecord) -> AssignmentRecord {
+    AssignmentRecord { acquired: true, ..assignment }
 }
 
 /// ... and that is to go to `target`.

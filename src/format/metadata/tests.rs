@@ -55,7 +55,7 @@ fn every_value_is_written_as_it_always_was() {
     golden("session_sealed_v1.json", &SessionRecord { started_ms: 1_700_000_000_000, sealed });
     golden("controller_v1.json", &ControllerRecord { session: SESSION });
     golden("topic_v1.json", &topic());
-    let first = AssignmentRecord { session: SESSION, leader_epoch: 0, from: Vec::new(), target: None };
+    let first = AssignmentRecord { session: SESSION, leader_epoch: 0, from: Vec::new(), target: None, acquired: false };
     let old = SessionId { broker_id: 1, epoch: 5 };
     let taken = AssignmentRecord {
         session: SESSION,
@@ -65,8 +65,13 @@ fn every_value_is_written_as_it_always_was() {
             FromStream { session: SessionId { broker_id: 2, epoch: 3 }, leader_epoch: 2, sealed_seq: 12 },
         ],
         target: None,
+        acquired: false,
     };
     golden("assignments_v1.json", &AssignmentChunk { partitions: vec![first, taken] });
+    // Since `acquired` is there.
+    let first =
+        AssignmentRecord { session: SESSION, leader_epoch: 0, from: Vec::new(), target: Some(old), acquired: true };
+    golden("assignments_acquired_v1.json", &AssignmentChunk { partitions: vec![first] });
     golden("producer_ids_v1.json", &ProducerIdRecord { next_id: 3000 });
     let deletion = DeletionRecord { name: "orders".to_owned(), partitions: 3, deleted_ms: 1_700_000_000_000 };
     golden("deletion_v1.json", &deletion);
@@ -103,7 +108,13 @@ fn damage_is_named_and_never_panics() {
 #[test]
 fn a_full_chunk_stays_far_below_the_request_limit() {
     let from = FromStream { session: SESSION, leader_epoch: i32::MAX, sealed_seq: u64::MAX };
-    let record = AssignmentRecord { session: SESSION, leader_epoch: i32::MAX, from: vec![from; 64], target: None };
+    let record = AssignmentRecord {
+        session: SESSION,
+        leader_epoch: i32::MAX,
+        from: vec![from; 64],
+        target: None,
+        acquired: false,
+    };
     let chunk = AssignmentChunk { partitions: vec![record; PARTITIONS_PER_CHUNK] };
     let bytes = chunk.encode().len();
     assert!(bytes < 1_000_000, "{bytes}");

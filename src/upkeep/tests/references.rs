@@ -45,7 +45,7 @@ async fn pair() -> Pair {
 
 fn led_by(session: SessionId, from: &[SessionId]) -> AssignmentRecord {
     let from = from.iter().map(|session| FromStream { session: *session, leader_epoch: 0, sealed_seq: 10 });
-    AssignmentRecord { session, leader_epoch: 1, from: from.collect(), target: None }
+    AssignmentRecord { session, leader_epoch: 1, from: from.collect(), target: None, acquired: false }
 }
 
 /// A state with one run in each of these objects.
