@@ -28,7 +28,7 @@ use super::reach::Network;
 use super::signals;
 use crate::base::{Clock, Rng, Tasks};
 use crate::broker::BrokerSlot;
-use crate::cache::HybridPages;
+use crate::cache::{HybridPages, PageCache};
 use crate::cluster::{KeySpace, Sessions};
 use crate::config::{Loaded, ObjectStoreSetting, Settings};
 use crate::frontend::http::{self, Readiness};
@@ -44,6 +44,8 @@ const COMMIT_STALL_MS: u64 = 15_000;
 const GRPC_STOP_MS: u64 = 500;
 /// How long blocking work may hold up the end of the process, in ms.
 const RUNTIME_STOP_MS: u64 = 1_000;
+/// Longest wait for the page cache to be written to disk at a stop, in milliseconds.
+const CACHE_CLOSE_MS: u64 = 5_000;
 
 /// Runs a broker until a signal ends it.
 pub fn run(loaded: &Loaded) -> anyhow::Result<()> {
@@ -117,7 +119,8 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         Some(Ok(mut running)) => {
             base.readiness.ready();
             say_ready(&data_dir, doors);
-            match running.serve(&base, &stop).await {
+            let pages = running.pages.clone();
+            let ended = match running.serve(&base, &stop).await {
                 Ok(()) => {
                     base.readiness.not_ready("stopping");
                     let limit = settings.broker.stop_timeout_ms + settings.cluster.drain_timeout_ms;
@@ -127,7 +130,9 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
                     })
                 }
                 Err(error) => Err(error),
-            }
+            };
+            close_cache(&*pages).await;
+            ended
         }
         Some(Err(error)) => Err(error),
         None => Ok(()),
@@ -149,6 +154,7 @@ struct Ports {
 /// The parts of a broker that serves.
 struct Running {
     meta: Metadata,
+    pages: Arc<HybridPages>,
     node: Node,
     kafka_stop: CancellationToken,
     kafka: JoinHandle<()>,
@@ -203,7 +209,7 @@ async fn start(
     }
 
     base.phase("opening the read cache");
-    let pages = HybridPages::open(&options::cache(settings, data_dir.path())).await?;
+    let pages = Arc::new(HybridPages::open(&options::cache(settings, data_dir.path())).await?);
     let network = Arc::new(Network { store: store.clone(), rng: rng.clone() });
     let parts = NodeParts {
         settings,
@@ -215,7 +221,7 @@ async fn start(
         reach: network.clone(),
         peers: network,
         store,
-        pages: Arc::new(pages),
+        pages: pages.clone(),
         disk: LocalDisk::shared(),
         data_dir: data_dir.path(),
         identity: broker_identity,
@@ -242,7 +248,7 @@ async fn start(
         }
     };
     base.wait_for("opening its partitions", || node.open()).await?;
-    Ok(Running { meta, node, kafka_stop, kafka, grpc_stop, grpc })
+    Ok(Running { meta, pages, node, kafka_stop, kafka, grpc_stop, grpc })
 }
 
 async fn serve_grpc(listener: TcpListener, max_connections: usize, slot: BrokerSlot, stop: CancellationToken) {
@@ -285,6 +291,14 @@ impl Running {
         }
         self.node.stop(&base.tasks).await;
         self.meta.close().await;
+    }
+}
+
+/// Writes the pages in memory to the disk cache: the next start finds them, and the cache ends while there is a runtime to
+/// write with. The broker id is given back by now, so nobody waits for it.
+async fn close_cache(pages: &dyn PageCache) {
+    if tokio::time::timeout(Duration::from_millis(CACHE_CLOSE_MS), pages.close()).await.is_err() {
+        tracing::warn!("the page cache was not written in time; the next start finds less in it");
     }
 }
 

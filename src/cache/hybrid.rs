@@ -11,7 +11,7 @@ use std::collections::{HashSet, VecDeque};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -72,6 +72,8 @@ pub struct HybridPages {
     has_disk: bool,
     evictions: Arc<Evictions>,
     removed: Mutex<Removed>,
+    /// From then on nothing goes in: the engine would complain of each page, on its way out, that there is no place for it.
+    closed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -115,7 +117,13 @@ impl HybridPages {
         };
         let dir = settings.disk_dir.as_deref().unwrap_or(Path::new("memory"));
         let cache = built.map_err(|error| environment(dir, &error))?;
-        Ok(Self { cache, has_disk: settings.disk_bytes > 0, evictions, removed: Mutex::default() })
+        Ok(Self {
+            cache,
+            has_disk: settings.disk_bytes > 0,
+            evictions,
+            removed: Mutex::default(),
+            closed: AtomicBool::new(false),
+        })
     }
 
     #[cfg(test)]
@@ -164,7 +172,7 @@ impl PageCache for HybridPages {
     }
 
     async fn get_slow(&self, key: &PageKey) -> Option<Bytes> {
-        if self.removed.lock().keys.contains(key) {
+        if self.closed.load(Ordering::Relaxed) || self.removed.lock().keys.contains(key) {
             return None;
         }
         match self.cache.get(key).await {
@@ -188,7 +196,9 @@ impl PageCache for HybridPages {
 
     fn insert(&self, key: PageKey, bytes: Bytes) {
         self.removed.lock().keys.remove(&key);
-        self.cache.insert(key, bytes);
+        if !self.closed.load(Ordering::Relaxed) {
+            self.cache.insert(key, bytes);
+        }
     }
 
     fn remove(&self, key: &PageKey) {
@@ -204,6 +214,7 @@ impl PageCache for HybridPages {
     }
 
     async fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
         if let Err(error) = self.cache.close().await {
             tracing::warn!(%error, "the page cache was not closed in order; it may start colder");
         }

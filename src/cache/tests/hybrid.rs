@@ -1,6 +1,8 @@
+use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::super::hybrid::{HybridPages, OpenError};
 use super::super::{Metrics, ObjectReader, PageCache, PageKey, Settings};
@@ -127,4 +129,53 @@ async fn a_directory_that_cannot_be_used_or_a_tiny_disk_is_a_clear_error() {
     assert!(matches!(HybridPages::open(&tiny).await, Err(OpenError::Invalid(_))));
     let nowhere = Settings { disk_dir: None, ..settings(Some(dir.path())) };
     assert!(matches!(HybridPages::open(&nowhere).await, Err(OpenError::Invalid(_))));
+}
+
+/// What is logged, as text.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_in_memory_at_a_stop_is_found_by_the_next_start_and_nothing_is_complained_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = Lines::default();
+    let to = lines.clone();
+    let collect = tracing_subscriber::fmt().with_writer(move || to.clone()).finish();
+    let _guard = tracing::subscriber::set_default(collect);
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let first = runtime();
+    let pages = first.block_on(async {
+        let pages = HybridPages::open(&settings(Some(dir.path()))).await.unwrap();
+        for number in 0..5 {
+            pages.insert(key("a", number), Bytes::from(vec![number as u8; 1000]));
+        }
+        pages.close().await;
+        // A reader that is cut off late.
+        pages.insert(key("b", 0), Bytes::from(vec![7; 1000]));
+        assert_eq!(pages.get_slow(&key("a", 0)).await, None);
+        pages
+    });
+    // As a stop does: the tasks go first, then what they had.
+    drop(first);
+    drop(pages);
+    let pages = runtime();
+    pages.block_on(async {
+        let pages = HybridPages::open(&settings(Some(dir.path()))).await.unwrap();
+        for number in 0..5 {
+            assert_eq!(pages.get_slow(&key("a", number)).await, Some(Bytes::from(vec![number as u8; 1000])));
+        }
+        pages.close().await;
+    });
+    let logged = String::from_utf8(lines.0.lock().clone()).unwrap();
+    assert!(!logged.contains("WARN") && !logged.contains("ERROR"), "{logged}");
 }
