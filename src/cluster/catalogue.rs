@@ -269,15 +269,24 @@ impl Catalogue {
         .await
     }
 
-    /// The objects of a deleted topic are gone: forgets it.
-    pub async fn finish_deletion(&self, topic_id: Uuid) -> Result<(), TopicError> {
-        self.change(|image| {
-            let known = image.deletions.contains_key(&topic_id);
-            let mut piece = Piece::default();
-            piece.delete(self.shared.keys.key(&Key::Deletion(topic_id)));
-            Ok((known.then_some(piece), ()))
-        })
-        .await
+    /// As the controller `own`: the objects of these deleted topics are gone, they are forgotten. Those that are not on
+    /// record any more, and those that somebody else changes at the same time, are left alone.
+    pub async fn finish_deletions(&self, own: SessionId, topics: &[Uuid]) -> Result<(), TopicError> {
+        let image = self.image();
+        let known = topics.iter().filter(|topic| image.deletions.contains_key(topic));
+        let pieces: Vec<Piece> = known
+            .map(|topic| {
+                let mut piece = Piece::default();
+                piece.delete(self.shared.keys.key(&Key::Deletion(*topic)));
+                piece
+            })
+            .collect();
+        let mut newest = 0;
+        for group in pack(&pieces) {
+            newest = self.commit(&image, Guard::Controller(own), &pieces[group]).await?.unwrap_or(newest);
+        }
+        self.wait_for(newest).await;
+        Ok(())
     }
 
     /// Adds partitions to a topic.

@@ -15,7 +15,7 @@ pub const CHECKPOINTS_KEPT: usize = 2;
 /// Most objects marked at a time; the rest is marked in later passes.
 pub const MAX_MARKS: usize = 200_000;
 
-/// What must stay, as known at one moment before the listing began.
+/// What must stay, as known at one moment after the listing: what came into the store since then is not judged.
 #[derive(Debug, Clone, Default)]
 pub struct LiveSet {
     /// Objects that some partition's index names.
@@ -30,6 +30,33 @@ pub struct LiveSet {
 impl LiveSet {
     fn has_ended(&self, session: SessionId) -> bool {
         session.epoch < self.ended_before && !self.streams.contains(&session)
+    }
+}
+
+/// Which segments no recovery and no takeover reads any more: their streams have ended and are needed by nobody, or enough
+/// checkpoints stand behind them.
+#[derive(Debug)]
+pub struct Covered<'a> {
+    live: &'a LiveSet,
+    newest: Newest,
+}
+
+impl<'a> Covered<'a> {
+    /// Of a listing, and what was known after it.
+    pub fn new(live: &'a LiveSet, checkpoints: &[ObjectMeta]) -> Self {
+        Self { live, newest: newest_checkpoints(checkpoints) }
+    }
+
+    /// Whether segment `seq` of a session is one of them; then so are all before it.
+    pub fn has(&self, session: SessionId, seq: u64) -> bool {
+        self.live.has_ended(session) || self.oldest_kept(session).is_some_and(|kept| seq <= kept)
+    }
+
+    /// The oldest checkpoint that stays of a stream that goes on: segments after it are needed to recover from it. `None`
+    /// while there are fewer than [`CHECKPOINTS_KEPT`]: then the stream may have to be read from its first segment.
+    fn oldest_kept(&self, session: SessionId) -> Option<u64> {
+        let seqs = self.newest.get(&session).filter(|_| self.live.streams.contains(&session))?;
+        seqs.get(CHECKPOINTS_KEPT - 1).copied()
     }
 }
 
@@ -51,6 +78,16 @@ impl Collector {
         self.marks.len()
     }
 
+    /// When the oldest object that is marked now was marked, in milliseconds since boot.
+    pub fn oldest_mark_ms(&self) -> Option<u64> {
+        self.marks.values().min().copied()
+    }
+
+    /// Whether there may be garbage that is not marked yet.
+    pub fn is_full(&self) -> bool {
+        self.marks.len() >= MAX_MARKS
+    }
+
     /// Forgets all marks: the grace period begins anew.
     pub fn forget(&mut self) {
         self.marks.clear();
@@ -65,22 +102,19 @@ impl Collector {
         boot_ms: u64,
         wall_ms: i64,
     ) -> Vec<String> {
-        let newest = newest_checkpoints(checkpoints);
+        let covered = Covered::new(live, checkpoints);
         let mut garbage: Vec<&str> = Vec::new();
         for meta in segments {
             let Some((session, seq)) = keys::parse_segment(&meta.key) else { continue };
-            let covered = live.has_ended(session)
-                || (live.streams.contains(&session) && oldest_kept(&newest, session).is_some_and(|kept| seq <= kept));
             let referenced = live.objects.contains(&ObjectRef::Segment { session, seq });
             let young_seal = meta.size_bytes == PRELUDE_BYTES as u64 && wall_ms - meta.modified_ms < SEAL_KEPT_MS;
-            if covered && !referenced && !young_seal {
+            if covered.has(session, seq) && !referenced && !young_seal {
                 garbage.push(&meta.key);
             }
         }
         for meta in checkpoints {
             let Some((session, seq)) = keys::parse_checkpoint(&meta.key) else { continue };
-            let replaced =
-                live.streams.contains(&session) && oldest_kept(&newest, session).is_some_and(|kept| seq < kept);
+            let replaced = covered.oldest_kept(session).is_some_and(|kept| seq < kept);
             if replaced || live.has_ended(session) {
                 garbage.push(&meta.key);
             }
@@ -117,10 +151,4 @@ fn newest_checkpoints(checkpoints: &[ObjectMeta]) -> Newest {
         seqs.truncate(CHECKPOINTS_KEPT);
     }
     by_session
-}
-
-/// The oldest checkpoint that stays: segments after it are needed to recover from it. `None` while there are fewer than
-/// [`CHECKPOINTS_KEPT`]: then the stream may have to be read from its first segment.
-fn oldest_kept(newest: &Newest, session: SessionId) -> Option<u64> {
-    newest.get(&session).filter(|seqs| seqs.len() == CHECKPOINTS_KEPT).and_then(|seqs| seqs.last().copied())
 }

@@ -2,16 +2,19 @@
 //!
 //! Invariants:
 //! - Nothing referenced is deleted: an object goes only after two marks, a grace period apart, both found that no
-//!   partition's index, no stream that a recovery would read and no `from` list leads to it.
+//!   partition's index, no stream that a recovery would read and no `from` list leads to it. Each mark lists first and
+//!   reads references then, so it sees whatever refers to what it has listed.
 //! - One broker collects, the controller, and it knows what the partitions of all brokers refer to; while partitions move,
 //!   nobody collects.
 //! - Nothing unreferenced stays for ever: every pass looks at every object.
+//! - The record of a deleted topic goes when no broker's stream holds a partition of it and its objects are deleted.
 //!
 //! Crash: marks are in memory; a restart begins to count the grace period anew. Cancellation: between any two deletes.
 //!
 //! It never touches keys that are not segments, seals or checkpoints.
 
 mod collect;
+mod deletions;
 mod metrics;
 mod references;
 mod retention;

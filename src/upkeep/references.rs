@@ -10,10 +10,11 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::collect::LiveSet;
+use super::deletions::Traces;
 use crate::base::SessionId;
 use crate::cluster::{ClusterError, Sessions};
 use crate::format::state::ObjectRef;
-use crate::objstore::ObjectStore;
+use crate::objstore::{ObjectStore, StoreError};
 use crate::partition::stream::{StreamError, load_stream};
 
 /// Streams of other brokers that are read at the same time.
@@ -25,6 +26,9 @@ pub enum Unknown {
     /// The metadata store.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    /// The object store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A stream.
     #[error(transparent)]
     Stream(#[from] StreamError),
@@ -33,14 +37,24 @@ pub enum Unknown {
     Moved,
 }
 
-/// What must stay; `None` if session `own` is not the controller. `own_objects` are what the partitions of `own` name; it
-/// is called once.
-pub async fn live_set(
+/// What all streams together tell.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// What must stay.
+    pub live: LiveSet,
+    /// What is left of deleted topics, if that was asked for.
+    pub traces: Traces,
+}
+
+/// What must stay, and, if `trace`, what is left of topics, for which more streams are read; `None` if session `own` is not
+/// the controller. `own_objects` are what the partitions of `own` name; it is called once.
+pub async fn known(
     sessions: &Sessions,
     store: &Arc<dyn ObjectStore>,
     own: SessionId,
+    trace: bool,
     own_objects: impl FnOnce() -> HashSet<ObjectRef>,
-) -> Result<Option<LiveSet>, Unknown> {
+) -> Result<Option<Known>, Unknown> {
     let before = sessions.leadership().await?;
     if before.controller != Some(own) {
         return Ok(None);
@@ -53,17 +67,25 @@ pub async fn live_set(
         ..LiveSet::default()
     };
     live.streams.insert(own);
-    // A state that `own` is still to take over, or has given away, is in a stream.
-    let others: HashSet<SessionId> =
-        before.leaders.iter().copied().filter(|leader| *leader != own).chain(before.from.iter().copied()).collect();
-    let reads: Vec<_> = others.into_iter().map(|session| load_stream(store, session)).collect();
+    let read = if trace {
+        // Those who lead nothing may still hold a deleted topic.
+        live.streams.clone()
+    } else {
+        // A state that `own` is still to take over, or has given away, is in a stream.
+        let others = before.leaders.iter().filter(|leader| **leader != own);
+        others.chain(before.from.iter()).copied().collect()
+    };
+    let reads: Vec<_> = read.into_iter().map(|session| load_stream(store, session)).collect();
+    let mut traces = Traces::default();
     let mut states = stream::iter(reads).buffer_unordered(PARALLEL_STREAMS);
     while let Some(state) = states.try_next().await? {
         live.objects.extend(state.partitions.values().flat_map(|state| state.runs.iter().map(|run| run.object)));
+        traces.topics.extend(state.partitions.keys().map(|partition| partition.topic_id));
+        traces.ends.insert(state.session, state.next_seq);
     }
     live.objects.extend(own_objects());
     if !sessions.leadership().await?.unchanged_since(&before) {
         return Err(Unknown::Moved);
     }
-    Ok(Some(live))
+    Ok(Some(Known { live, traces }))
 }

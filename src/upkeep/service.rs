@@ -13,9 +13,10 @@ use crate::format::keys;
 use crate::objstore::{ObjectMeta, ObjectStore, StoreError};
 use crate::partition::Log;
 
-use super::collect::{Collector, LiveSet, SEAL_KEPT_MS};
+use super::collect::{Collector, Covered, SEAL_KEPT_MS};
+use super::deletions::Deletions;
 use super::metrics::UpkeepMetrics;
-use super::references::{Unknown, live_set};
+use super::references::{Known, Unknown, known};
 use super::retention::{RetentionRule, new_log_start};
 
 /// Deletes under way at a time.
@@ -49,12 +50,48 @@ pub struct Upkeep {
     pub metrics: UpkeepMetrics,
 }
 
+/// What is remembered from one look to the next.
+#[derive(Debug)]
+pub struct Memory {
+    collector: Collector,
+    deletions: Deletions,
+}
+
+impl Memory {
+    /// Nothing was looked at. Objects go `grace_ms` after they were first found unreferenced, if they still are.
+    pub fn new(grace_ms: u64) -> Self {
+        Self { collector: Collector::new(grace_ms), deletions: Deletions::default() }
+    }
+
+    fn forget(&mut self) {
+        self.collector.forget();
+        self.deletions.forget();
+    }
+}
+
+/// What the store holds.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub(super) segments: Vec<ObjectMeta>,
+    pub(super) checkpoints: Vec<ObjectMeta>,
+}
+
+/// Lists, and only then finds out what must stay: a segment that lands between the two is judged by the next look.
+pub(super) async fn look<E: From<StoreError>>(
+    store: &Arc<dyn ObjectStore>,
+    known: impl Future<Output = Result<Option<Known>, E>>,
+) -> Result<Option<(Listing, Known)>, E> {
+    let segments = store.list(keys::LOG_PREFIX, None).try_collect().await?;
+    let checkpoints = store.list(keys::CHECKPOINT_PREFIX, None).try_collect().await?;
+    Ok(known.await?.map(|known| (Listing { segments, checkpoints }, known)))
+}
+
 impl Upkeep {
     /// Runs until the tasks are stopped.
     pub fn start(self, tasks: &Tasks) {
         let stopping = tasks.stopping();
         tasks.spawn("upkeep", async move {
-            let mut collector = Collector::new(self.settings.grace_ms);
+            let mut memory = Memory::new(self.settings.grace_ms);
             loop {
                 tokio::select! {
                     biased;
@@ -63,7 +100,7 @@ impl Upkeep {
                 }
                 tokio::select! {
                     biased;
-                    () = self.round(&mut collector) => {}
+                    () = self.round(&mut memory) => {}
                     () = stopping.cancelled() => return,
                 }
             }
@@ -71,12 +108,16 @@ impl Upkeep {
     }
 
     /// One look at everything.
-    pub async fn round(&self, collector: &mut Collector) {
+    pub async fn round(&self, memory: &mut Memory) {
         let now_ms = self.clock.wall_ms();
         self.log.expire_producers(now_ms.saturating_sub_unsigned(self.settings.producer_expiration_ms));
         self.retain(now_ms).await;
-        if let Err(error) = self.collect(collector).await {
-            tracing::warn!(%error, "garbage collection goes on with the next round");
+        match self.collect(memory).await {
+            Ok(()) => {}
+            Err(error @ Unknown::Store(_)) => {
+                tracing::warn!(%error, "garbage collection goes on with the next round");
+            }
+            Err(error) => tracing::warn!(%error, "garbage collection waits for the next round"),
         }
         match self.sessions.forget_old(&self.catalogue.image(), SEAL_KEPT_MS).await {
             Ok(0) => {}
@@ -111,27 +152,27 @@ impl Upkeep {
         }
     }
 
-    /// References are taken before the listing: an object that appears later is newer than every mark.
-    async fn collect(&self, collector: &mut Collector) -> Result<(), StoreError> {
-        let live = match self.live_set().await {
-            Ok(Some(live)) => live,
-            Ok(None) => {
-                collector.forget();
-                return Ok(());
-            }
-            Err(error) => {
-                tracing::warn!(%error, "garbage collection waits for the next round");
-                return Ok(());
-            }
-        };
+    async fn collect(&self, memory: &mut Memory) -> Result<(), Unknown> {
+        // The image may be late, but a broker that is not the controller by its own view need not pay for a listing.
+        let image = self.catalogue.image();
         let store = self.log.store();
-        let segments: Vec<ObjectMeta> = store.list(keys::LOG_PREFIX, None).try_collect().await?;
-        let checkpoints: Vec<ObjectMeta> = store.list(keys::CHECKPOINT_PREFIX, None).try_collect().await?;
+        let seen = if image.controller == Some(self.log.session()) {
+            look(store, self.known(!image.deletions.is_empty())).await?
+        } else {
+            None
+        };
+        let Some((listing, known)) = seen else {
+            memory.forget();
+            return Ok(());
+        };
+        let Listing { segments, checkpoints } = listing;
         self.metrics.stored_objects.set((segments.len() + checkpoints.len()) as i64);
         let sizes: HashMap<&str, u64> =
             segments.iter().chain(&checkpoints).map(|meta| (meta.key.as_str(), meta.size_bytes)).collect();
         self.metrics.stored_bytes.set(sizes.values().sum::<u64>() as i64);
-        let delete = collector.pass(&live, &segments, &checkpoints, self.clock.boot_ms(), self.clock.wall_ms());
+        let boot_ms = self.clock.boot_ms();
+        let collector = &mut memory.collector;
+        let delete = collector.pass(&known.live, &segments, &checkpoints, boot_ms, self.clock.wall_ms());
         self.metrics.marked_objects.set(collector.marked() as i64);
         let deletes = delete.iter().map(|key| delete_one(store.clone(), key.clone()));
         let mut deletes = stream::iter(deletes.collect::<Vec<_>>()).buffer_unordered(PARALLEL_DELETES);
@@ -140,19 +181,27 @@ impl Upkeep {
             self.metrics.deleted_objects.inc();
             self.metrics.deleted_bytes.inc_by(sizes.get(key.as_str()).copied().unwrap_or(0));
         }
+        let on_record: HashSet<Uuid> = image.deletions.keys().copied().collect();
+        let covered = Covered::new(&known.live, &checkpoints);
+        let gone = memory.deletions.pass(&on_record, &known.traces, &covered, &memory.collector, boot_ms);
+        self.metrics.deleted_topics.set(on_record.len() as i64 - gone.len() as i64);
+        match self.catalogue.finish_deletions(self.log.session(), &gone).await {
+            Ok(()) => {}
+            Err(error) => tracing::warn!(%error, topics = gone.len(), "deleted topics stay on record for now"),
+        }
         Ok(())
     }
 
     /// `None` while this broker is not the controller.
-    async fn live_set(&self) -> Result<Option<LiveSet>, Unknown> {
+    async fn known(&self, trace: bool) -> Result<Option<Known>, Unknown> {
         let own_objects = || {
             let mut objects = HashSet::new();
             self.log.each_state(|_, state| objects.extend(state.runs.iter().map(|run| run.object)));
             objects
         };
-        let live = live_set(&self.sessions, self.log.store(), self.log.session(), own_objects).await?;
+        let known = known(&self.sessions, self.log.store(), self.log.session(), trace, own_objects).await?;
         // A log that was fenced does not know its partitions any more.
-        Ok(live.filter(|_| !self.log.progress().borrow().fenced))
+        Ok(known.filter(|_| !self.log.progress().borrow().fenced))
     }
 }
 

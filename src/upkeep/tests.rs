@@ -1,5 +1,6 @@
 //! Tests of retention and garbage collection.
 
+mod deletions;
 mod references;
 
 use std::collections::HashSet;

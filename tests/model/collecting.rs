@@ -1,5 +1,5 @@
-//! The garbage collector of the model: a mark reads the records, then one stream after the other, then (or before) the
-//! listing; what the marks agree on is deleted by a later step.
+//! The garbage collector of the model: a mark lists (or does so last), reads the records, then one stream after the other;
+//! what the marks agree on is deleted by a later step.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;

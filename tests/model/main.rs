@@ -26,7 +26,7 @@ fn base() -> Rules {
         slow_sealer: false,
         slow_controller: false,
         torn_files: false,
-        lists_first: false,
+        lists_first: true,
         budget: Budget::default(),
         flaw: Flaw::None,
     }
@@ -80,10 +80,15 @@ fn collection() -> Rules {
     Rules { uploads: 1, budget, ..base() }
 }
 
-/// ... and comes back, with a collector that lists first and deletes after one mark.
+/// ... by a collector that lists last, as the broker's did once.
+fn collection_listed_last() -> Rules {
+    Rules { lists_first: false, ..collection() }
+}
+
+/// ... and comes back.
 fn collection_there_and_back() -> Rules {
     let budget = Budget { moves: 2, marks: 1, ..collection().budget };
-    Rules { lists_first: true, budget, ..collection() }
+    Rules { budget, ..collection() }
 }
 
 /// Marks are made while sessions end and what they left behind is still read.
@@ -92,10 +97,10 @@ fn collection_of_the_dead() -> Rules {
     Rules { sessions: 3, uploads: 1, budget, ..base() }
 }
 
-/// ... after a handoff; lists first.
+/// ... after a handoff.
 fn collection_behind_a_handoff() -> Rules {
     let budget = Budget { suspicions: 1, moves: 1, marks: 1, batches: 1, ..Budget::default() };
-    Rules { sessions: 3, uploads: 1, lists_first: true, budget, ..base() }
+    Rules { sessions: 3, uploads: 1, budget, ..base() }
 }
 
 /// A sealer is stopped while the stream goes on, is checkpointed and collected.
@@ -167,6 +172,7 @@ fn restart_holds() {
 #[test]
 fn collection_holds() {
     holds("collection", collection());
+    holds("collection, listed last", collection_listed_last());
 }
 
 #[test]
@@ -261,5 +267,5 @@ fn torn_file_taken_for_whole_is_found() {
 
 #[test]
 fn one_mark_is_found() {
-    finds(Flaw::OneMark, collection());
+    finds(Flaw::OneMark, collection_listed_last());
 }

@@ -45,8 +45,8 @@ pub struct Rules {
     pub slow_controller: bool,
     /// A power loss may tear the last write-ahead file.
     pub torn_files: bool,
-    /// The collector lists before it reads references, and deletes after one mark; else it lists last and wants two marks,
-    /// as the broker does.
+    /// The collector lists before it reads references, as the broker does, and deletes after one mark already (the broker
+    /// wants two, for its readers' sake); else it lists last and wants two marks.
     pub lists_first: bool,
     /// How much may happen.
     pub budget: Budget,

@@ -198,8 +198,12 @@ async fn a_deleted_topic_leaves_a_trace_until_its_objects_are_gone() {
     let second = bench.create("a", 1).await.expect("created again");
     assert_ne!(first.id, second.id);
     assert!(bench.catalogue.image().topic_by_id(first.id).is_none());
-    bench.catalogue.finish_deletion(first.id).await.expect("forgotten");
-    bench.catalogue.finish_deletion(first.id).await.expect("forgotten before");
+    let own = bench.registration.session();
+    let other = SessionId { broker_id: 9, ..own };
+    let refused = bench.catalogue.finish_deletions(other, &[first.id]).await;
+    assert!(matches!(refused, Err(TopicError::NotController)), "{refused:?}");
+    bench.catalogue.finish_deletions(own, &[first.id]).await.expect("forgotten");
+    bench.catalogue.finish_deletions(own, &[first.id]).await.expect("forgotten before");
     assert!(bench.catalogue.image().deletions.is_empty());
     let left = bench.store.range(keys().root()).await.expect("read").entries;
     assert!(!left.iter().any(|entry| entry.key.contains(&first.id.to_string())), "nothing of it is left");

@@ -15,7 +15,8 @@ use crate::format::state::{ObjectRef, PartitionState};
 use crate::format::{checkpoint, keys};
 use crate::meta::{MemoryMeta, Write};
 use crate::objstore::{MemoryStore, ObjectMeta, ObjectStore, Payload};
-use crate::upkeep::references::{Unknown, live_set};
+use crate::upkeep::references::{Known, Unknown, known};
+use crate::upkeep::service::look;
 use crate::upkeep::{Collector, LiveSet};
 
 const TOPIC: Uuid = Uuid::from_u128(1);
@@ -69,11 +70,19 @@ impl Pair {
 
     /// Ten segments of `session`, and checkpoints after the last two that hold `states`.
     async fn stream(&self, session: SessionId, states: &[PartitionState]) {
-        for seq in 0..10 {
+        self.segments(session, 0..10).await;
+        self.checkpoints(session, [8, 9], states).await;
+    }
+
+    async fn segments(&self, session: SessionId, seqs: std::ops::Range<u64>) {
+        for seq in seqs {
             let payload = Payload(vec![vec![7; 900].into()]);
             self.store.put(&keys::segment(session, seq), payload).await.expect("stored");
         }
-        for seq in [8, 9] {
+    }
+
+    async fn checkpoints(&self, session: SessionId, seqs: [u64; 2], states: &[PartitionState]) {
+        for seq in seqs {
             let prelude = Prelude { kind: ObjectKind::Checkpoint, object_id: Uuid::from_u128(9), session, seq };
             let states = (0..).zip(states).map(|(index, state)| (TopicPartition::new(TOPIC, index), state));
             let object = checkpoint::encode(&prelude, states);
@@ -82,8 +91,12 @@ impl Pair {
     }
 
     async fn live_set(&self, own: &[ObjectRef]) -> Result<Option<LiveSet>, Unknown> {
+        Ok(self.known(false, own).await?.map(|known| known.live))
+    }
+
+    async fn known(&self, trace: bool, own: &[ObjectRef]) -> Result<Option<Known>, Unknown> {
         let own: HashSet<ObjectRef> = own.iter().copied().collect();
-        live_set(&self.sessions, &self.store, self.controller.session(), || own).await
+        known(&self.sessions, &self.store, self.controller.session(), trace, || own).await
     }
 
     /// Everything that two passes in a row find to be garbage.
@@ -147,10 +160,10 @@ async fn nobody_collects_while_partitions_move_and_only_the_controller_does() {
         pair.assign(vec![led_by(other, &[own])]).now_or_never().expect("at once");
         HashSet::new()
     };
-    let seen = live_set(&pair.sessions, &pair.store, own, moves).await;
+    let seen = known(&pair.sessions, &pair.store, own, false, moves).await;
     assert!(matches!(seen, Err(Unknown::Moved)), "{seen:?}");
     assert!(pair.live_set(&[]).await.expect("known").is_some());
-    let seen = live_set(&pair.sessions, &pair.store, other, HashSet::new).await.expect("known");
+    let seen = known(&pair.sessions, &pair.store, other, false, HashSet::new).await.expect("known");
     assert!(seen.is_none(), "another is the controller");
     pair.controller.release().await.expect("released");
     assert!(pair.live_set(&[]).await.expect("known").is_none(), "nobody is");
@@ -165,4 +178,46 @@ async fn a_stream_that_cannot_be_read_stops_the_collection() {
     let damaged = Payload(vec![vec![0; 900].into()]);
     pair.store.put(&keys::segment(other, 10), damaged).await.expect("stored");
     assert!(matches!(pair.live_set(&[]).await, Err(Unknown::Stream(_))));
+}
+
+#[tokio::test]
+async fn what_lands_after_the_listing_is_not_judged_by_what_was_known_before_it() {
+    let pair = pair().await;
+    let (own, other) = (pair.controller.session(), pair.other.session());
+    pair.assign(vec![led_by(own, &[]), led_by(other, &[])]).await;
+    pair.stream(other, &[PartitionState::default(), naming(&[ObjectRef::Segment { session: other, seq: 2 }])]).await;
+    // Between the two steps of a look the other broker commits a segment, and checkpoints cover it.
+    let landed = ObjectRef::Segment { session: other, seq: 10 };
+    let meanwhile = async {
+        let state = [PartitionState::default(), naming(&[landed])];
+        pair.segments(other, 10..13).await;
+        pair.checkpoints(other, [11, 12], &state).await;
+    };
+    let first = look(&pair.store, async {
+        let known = pair.known(false, &[]).await;
+        meanwhile.await;
+        known
+    });
+    let (listing, known) = first.await.expect("known").expect("the controller");
+    let mut collector = Collector::new(0);
+    for now_ms in 0..2 {
+        let doomed = collector.pass(&known.live, &listing.segments, &listing.checkpoints, now_ms, 1);
+        assert!(!doomed.contains(&keys::segment(other, 10)), "it is referenced");
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_topic_is_looked_for_in_every_stream_that_goes_on() {
+    let pair = pair().await;
+    let (own, other) = (pair.controller.session(), pair.other.session());
+    // The topic is deleted: nobody leads it, and the other broker has not dropped it yet.
+    pair.stream(other, &[PartitionState::default()]).await;
+    let traces = pair.known(true, &[]).await.expect("known").expect("the controller").traces;
+    assert_eq!(traces.topics, HashSet::from([TOPIC]));
+    assert_eq!(traces.ends, [(own, 0), (other, 10)].into());
+    pair.segments(other, 10..13).await;
+    pair.checkpoints(other, [11, 12], &[]).await;
+    let traces = pair.known(true, &[]).await.expect("known").expect("the controller").traces;
+    assert!(traces.topics.is_empty());
+    assert_eq!(traces.ends, [(own, 0), (other, 13)].into());
 }
