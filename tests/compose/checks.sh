@@ -62,3 +62,14 @@ compose up --wait --no-build --no-recreate prometheus
 within 30 python3 tests/compose/dashboard.py http://localhost:9090 2
 python3 tests/compose/dashboard.py http://localhost:9090 2
 check 'every broker is scraped, and every query of the dashboard names metrics that exist'
+
+echo '--- LocalStack for MinIO'
+compose --profile '*' down --volumes --timeout 40
+export ESKER_S3_ENDPOINT=http://localstack:4566
+compose --profile localstack up --wait --no-build
+within 30 lists outside localhost:9092 'localhost:19092 localhost:19093 localhost:19094'
+compose exec -T localstack awslocal s3api head-bucket --bucket esker
+compose exec -T localstack curl --silent --fail http://127.0.0.1:4566/_localstack/info | grep -o '"version": "[^"]*"' >&2
+seq 1 3000 | outside -b localhost:9092 -X topic.partitioner=random -t compose -P
+[ "$(inside -b broker:9092 -t compose -C -e -q | sort -n | cksum)" = "$(seq 1 3000 | cksum)" ]
+check 'its init script has made the bucket, and records are written and read'

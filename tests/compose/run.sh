@@ -84,7 +84,11 @@ images() {
   image "$(named quay.io/minio/minio)" "$context" <<<$'FROM esker-infra:local\nCOPY minio /usr/bin/minio'
   image "$(named haproxy)" "$context" <<<'FROM esker-infra:local
 CMD ["haproxy", "-f", "/usr/local/etc/haproxy/haproxy.cfg"]'
+  # Debian's promtool is older than its `check ready`: the same question, asked with curl.
+  printf '#!/bin/sh\n[ "$1 $2" = "check ready" ] || exec /usr/bin/promtool "$@"\nexec curl -sSf -o /dev/null "${3#--url=}/-/ready"\n' >"$context/promtool"
+  chmod +x "$context/promtool"
   image "$(named prom/prometheus)" "$context" <<<'FROM esker-infra:local
+COPY promtool /usr/local/bin/
 ENTRYPOINT ["prometheus"]'
   localstack "$context"
   # What the build stage of the Dockerfile leaves, with a binary that is there already; then its second stage as it is.
@@ -98,32 +102,40 @@ ENTRYPOINT ["prometheus"]'
   rm -rf "$context"
 }
 
-# moto in LocalStack's place: the same port, the same directory of scripts that are run once it is ready, `awslocal`.
+# LocalStack itself, as PyPI has it (its image comes from a registry), with the dependencies of the days when it came out: what
+# came later does not fit it. `awslocal` is a package of its own; here it is the two calls that are made.
+LOCALSTACK_DAY=2025-10-25
 localstack() { # context
-  ESKER_TEST_S3_KIND=moto tests/support/minio.sh install >&2
-  cp -r "$cache"/venv-moto/lib/python3*/site-packages "$1/moto"
+  local image version kept
+  image=$(named localstack/localstack)
+  version=${image##*:}
+  kept=$place/localstack-$version
+  if [ ! -e "$kept/complete" ]; then
+    say "installing LocalStack $version from PyPI"
+    rm -rf "$kept"
+    python3 -m venv "$kept/tools"
+    "$kept/tools/bin/pip" install -q --disable-pip-version-check uv
+    "$kept/tools/bin/uv" pip install -q --python-version 3.11 --exclude-newer "$LOCALSTACK_DAY" --target "$kept/site" \
+      "localstack-core[runtime]==$version"
+    touch "$kept/complete"
+  fi
+  cp -rl "$kept/site" "$1/localstack"
   cat >"$1/awslocal" <<'SCRIPT'
 #!/usr/bin/python3
 """awslocal s3api OPERATION --bucket NAME"""
 import sys
-sys.path.insert(0, "/opt/moto")
+sys.path.insert(0, "/opt/localstack")
 import boto3
 s3 = boto3.client("s3", endpoint_url="http://127.0.0.1:4566", region_name="us-east-1",
                   aws_access_key_id="test", aws_secret_access_key="test")
 getattr(s3, sys.argv[2].replace("-", "_"))(Bucket=sys.argv[4])
 SCRIPT
-  cat >"$1/serve" <<'SCRIPT'
-#!/bin/bash
-PYTHONPATH=/opt/moto python3 -m moto.server -H 0.0.0.0 -p 4566 &
-until curl --silent --output /dev/null http://127.0.0.1:4566/; do sleep 0.2; done
-for script in /etc/localstack/init/ready.d/*.sh; do bash "$script"; done
-wait
-SCRIPT
-  chmod +x "$1/awslocal" "$1/serve"
-  image "$(named localstack/localstack)" "$1" <<<$'FROM esker-infra:local
-COPY moto /opt/moto
-COPY awslocal serve /usr/local/bin/
-CMD ["serve"]'
+  chmod +x "$1/awslocal"
+  image "$image" "$1" <<<$'FROM esker-infra:local
+COPY localstack /opt/localstack
+COPY awslocal /usr/local/bin/
+ENV PYTHONPATH=/opt/localstack DISABLE_EVENTS=1 SKIP_SSL_CERT_DOWNLOAD=1
+CMD ["python3", "-m", "localstack.runtime.main"]'
 }
 
 engine() {
