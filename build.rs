@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const FILES: &[&str] = &["esker/v1/admin.proto", "esker/internal/v1/peer.proto"];
+const FILES: &[&str] =
+    &["esker/v1/admin.proto", "esker/v1/consumer.proto", "esker/v1/producer.proto", "esker/internal/v1/peer.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

@@ -30,7 +30,7 @@ use crate::base::{Clock, Rng, Tasks};
 use crate::broker::BrokerSlot;
 use crate::cache::{HybridPages, PageCache};
 use crate::cluster::{KeySpace, Sessions};
-use crate::config::{Loaded, ObjectStoreSetting, Settings};
+use crate::config::{GrpcSettings, Loaded, ObjectStoreSetting, Settings};
 use crate::frontend::http::{self, Readiness};
 use crate::frontend::{grpc, kafka};
 use crate::objstore::{self, ProbeOptions, probe};
@@ -233,8 +233,8 @@ async fn start(
 
     let _ = registry.set(metrics);
     let grpc_stop = CancellationToken::new();
-    let grpc = serve_grpc(taken.grpc.open()?, settings.grpc.max_connections, node.slot().clone(), grpc_stop.clone());
-    let grpc = tokio::spawn(grpc);
+    let (door, grpc_settings) = (taken.grpc.open()?, settings.grpc.clone());
+    let grpc = tokio::spawn(serve_grpc(door, grpc_settings, node.slot().clone(), clock.clone(), grpc_stop.clone()));
     let kafka_stop = CancellationToken::new();
     let kafka = tokio::spawn(kafka::serve(taken.kafka.open()?, node.front().clone(), kafka_stop.clone()));
     let kafka = match taken.external {
@@ -251,8 +251,14 @@ async fn start(
     Ok(Running { meta, pages, node, kafka_stop, kafka, grpc_stop, grpc })
 }
 
-async fn serve_grpc(listener: TcpListener, max_connections: usize, slot: BrokerSlot, stop: CancellationToken) {
-    if let Err(error) = grpc::serve(listener, max_connections, slot, stop).await {
+async fn serve_grpc(
+    listener: TcpListener,
+    settings: GrpcSettings,
+    slot: BrokerSlot,
+    clock: Clock,
+    stop: CancellationToken,
+) {
+    if let Err(error) = grpc::serve(listener, &settings, slot, clock, stop).await {
         tracing::error!(%error, "the gRPC server ended");
     }
 }

@@ -268,6 +268,8 @@ pub const KEYS: &[Key] = &[
         "A connection without a request for this long is closed.", set!(kafka.idle_timeout_ms = number)),
     key!("grpc.max_connections", Kind::Count(1, 100_000), Default::Is("1000"), false,
         "gRPC connections at once; more wait.", set!(grpc.max_connections = size)),
+    key!("grpc.max_message", Kind::Size(64 * KIB, GIB), Default::Is("16MiB"), false,
+        "Largest message of a gRPC request; a larger one is refused.", set!(grpc.max_message_bytes = size)),
     key!("http.max_connections", Kind::Count(1, 100_000), Default::Is("256"), false,
         "HTTP connections at once; more wait.", set!(http.max_connections = size)),
     key!("topics.auto_create", Kind::Flag, Default::Is("true"), false,

@@ -439,11 +439,13 @@ pub struct GrpcSettings {
     pub listen: String,
     /// Connections at once; more wait.
     pub max_connections: usize,
+    /// Bytes of the largest request message.
+    pub max_message_bytes: usize,
 }
 
 impl Default for GrpcSettings {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:9094".to_owned(), max_connections: 1_000 }
+        Self { listen: "127.0.0.1:9094".to_owned(), max_connections: 1_000, max_message_bytes: 16 << 20 }
     }
 }
 

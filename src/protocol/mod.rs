@@ -3,4 +3,5 @@
 
 pub mod batch;
 pub mod grpc;
+pub mod partitioner;
 pub mod shape;

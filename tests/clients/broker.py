@@ -227,7 +227,7 @@ class Broker:
         self.state["server"] = f"{version} on {store}"
         self.state["command"] = [
             binary, "serve", "--data-dir", str(data), "--kafka-listen", self.bootstrap,
-            "--http-listen", f"127.0.0.1:{self.state['http']}", "--grpc-listen", "127.0.0.1:0",
+            "--http-listen", f"127.0.0.1:{self.state['http']}", "--grpc-listen", f"127.0.0.1:{self.state['grpc']}",
             # As on the reference: a new group waits for no further members.
             "--group-initial-rebalance-delay", "0ms", *extra]
 

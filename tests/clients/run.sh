@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Real Kafka clients against one broker.
 #
-#   tests/clients/run.sh [kcat|python|java|go|node …]     all five without arguments
+#   tests/clients/run.sh [kcat|python|java|go|node|grpc …]   all six without arguments
 #
 # ESKER_LANE   file (default): Esker on a local directory · s3: Esker on an S3 server · kafka: a real Apache Kafka, the reference
 # ESKER_BIN    the esker binary; built with cargo when it is not named
@@ -13,8 +13,8 @@ set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 lane=${ESKER_LANE:-file}
 case $lane in file | s3 | kafka) ;; *) die "ESKER_LANE is '$lane'; it can be file, s3 or kafka" ;; esac
-clients=("$@"); [ $# -gt 0 ] || clients=(java node python go kcat) # the longest first
-for client in "${clients[@]}"; do [ -f "$clients_dir/$client/run.sh" ] || die "no client '$client'; there are kcat python java go node"; done
+clients=("$@"); [ $# -gt 0 ] || { clients=(java node python go kcat); [ "$lane" = kafka ] || clients+=(grpc); } # the longest first
+for client in "${clients[@]}"; do [ -f "$clients_dir/$client/run.sh" ] || die "no client '$client'; there are kcat python java go node grpc"; done
 if [ "$lane" != kafka ] && [ -z "${ESKER_BIN:-}" ]; then
     (cd "$root" && cargo build --quiet --bin esker) || die "esker does not build"
     export ESKER_BIN="${CARGO_TARGET_DIR:-$root/target}/debug/esker"

@@ -2,10 +2,10 @@
 
 use tonic::{Request, Response, Status};
 
-use super::errors::status;
+use super::errors::{leader, status};
 use crate::base::{HashMap, SessionId};
 use crate::broker::BrokerSlot;
-use crate::cluster::ClusterImage;
+use crate::cluster::{ClusterImage, NewTopic, Topic, TopicRef, is_internal};
 use crate::protocol::grpc::v1;
 
 /// See the module.
@@ -37,10 +37,89 @@ impl v1::admin_server::Admin for Admin {
     ) -> Result<Response<v1::DrainBrokerResponse>, Status> {
         let v1::DrainBrokerRequest { broker_id, undo } = request.into_inner();
         let broker = self.slot.current();
-        broker.set_draining(broker_id, !undo).await.map_err(|error| status(&error))?;
+        broker.set_draining(broker_id, !undo).await.map_err(|error| status(&error, &broker.image()))?;
         let image = broker.image();
         let partitions = image.brokers.get(&broker_id).map_or(0, |broker| image.led_by(broker.session).count() as u64);
         Ok(Response::new(v1::DrainBrokerResponse { partitions }))
+    }
+
+    async fn create_topic(
+        &self,
+        request: Request<v1::CreateTopicRequest>,
+    ) -> Result<Response<v1::CreateTopicResponse>, Status> {
+        let v1::CreateTopicRequest { name, partitions, configs, validate_only } = request.into_inner();
+        let broker = self.slot.current();
+        let mut configs: Vec<_> = configs.into_iter().map(|(name, value)| (name, Some(value))).collect();
+        configs.sort();
+        let partitions = if partitions == 0 { -1 } else { partitions };
+        let new = NewTopic { name, partitions, replication_factor: -1, configs, ..NewTopic::default() };
+        let created = broker.create_topics(vec![new], validate_only).await.pop();
+        let created = created.ok_or_else(|| Status::internal("a created topic has no answer"))?;
+        let created = created.map_err(|error| status(&error, &broker.image()))?;
+        let topic = v1::TopicSummary {
+            id: created.id.to_string(),
+            partitions: created.partitions,
+            internal: is_internal(&created.name),
+            name: created.name,
+        };
+        Ok(Response::new(v1::CreateTopicResponse { topic: Some(topic) }))
+    }
+
+    async fn list_topics(
+        &self,
+        request: Request<v1::ListTopicsRequest>,
+    ) -> Result<Response<v1::ListTopicsResponse>, Status> {
+        let internal = request.into_inner().internal;
+        let image = self.slot.current().image();
+        let topics = image.topics().filter(|topic| internal || !topic.internal).map(|topic| summary(topic)).collect();
+        Ok(Response::new(v1::ListTopicsResponse { topics }))
+    }
+
+    async fn describe_topic(
+        &self,
+        request: Request<v1::DescribeTopicRequest>,
+    ) -> Result<Response<v1::DescribeTopicResponse>, Status> {
+        let name = request.into_inner().name;
+        let broker = self.slot.current();
+        let image = broker.image();
+        let topic = broker.topic(&image, &name).map_err(|error| status(&error, &image))?;
+        let configs = broker.describe_topic_configs(&name, None).map_err(|error| status(&error, &image))?;
+        let partitions = (0..).zip(&topic.partitions).map(|(partition, assignment)| v1::PartitionInfo {
+            partition,
+            leader: leader(&image, topic.partition(partition)),
+            leader_epoch: assignment.leader_epoch,
+        });
+        let configs = configs.into_iter().map(|config| v1::Config {
+            overridden: topic.configs.contains_key(&config.name),
+            name: config.name,
+            value: config.value,
+        });
+        Ok(Response::new(v1::DescribeTopicResponse {
+            topic: Some(summary(&topic)),
+            partitions: partitions.collect(),
+            configs: configs.collect(),
+        }))
+    }
+
+    async fn delete_topic(
+        &self,
+        request: Request<v1::DeleteTopicRequest>,
+    ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
+        let broker = self.slot.current();
+        let deleted = broker.delete_topics(vec![TopicRef::Name(request.into_inner().name)]).await;
+        match deleted.into_iter().next() {
+            Some(Err(error)) => Err(status(&error, &broker.image())),
+            Some(Ok(_)) | None => Ok(Response::new(v1::DeleteTopicResponse {})),
+        }
+    }
+}
+
+fn summary(topic: &Topic) -> v1::TopicSummary {
+    v1::TopicSummary {
+        name: topic.name.clone(),
+        id: topic.id.to_string(),
+        partitions: topic.partitions.len() as i32,
+        internal: topic.internal,
     }
 }
 

@@ -1,20 +1,133 @@
-//! Errors of the broker as gRPC statuses.
+//! Errors of the broker as `esker.v1.Error`, and as gRPC statuses that carry one.
 
+use prost::Message as _;
+use prost_types::Any;
 use tonic::{Code, Status};
 
-use crate::base::ErrorKind;
+use crate::base::{ErrorKind, TopicPartition};
 use crate::broker::BrokerError;
+use crate::cluster::{ClusterImage, GRPC_ENDPOINT};
+use crate::fetch::FetchError;
+use crate::partition::LogError;
+use crate::protocol::batch::BatchError;
+use crate::protocol::grpc::v1::{Error, Leader, Reason};
 
-/// The status of an error: its kind gives the code, its text the message.
-pub fn status(error: &BrokerError) -> Status {
-    let code = match error.kind() {
-        ErrorKind::NotFound => Code::NotFound,
-        ErrorKind::Invalid => Code::InvalidArgument,
-        ErrorKind::Conflict => Code::FailedPrecondition,
-        ErrorKind::Retriable | ErrorKind::Fenced => Code::Unavailable,
-        ErrorKind::Overloaded => Code::ResourceExhausted,
-        ErrorKind::Corrupt => Code::DataLoss,
-        _ => Code::Internal,
+/// Name of the detail's type, as `google.protobuf.Any` wants it.
+const ERROR_TYPE: &str = "type.googleapis.com/esker.v1.Error";
+
+/// `google.rpc.Status`, which statuses carry their details in.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Any>,
+}
+
+/// The error as clients read it. `image` knows who leads what this broker does not.
+pub fn explain(error: &BrokerError, image: &ClusterImage) -> Error {
+    let reason = reason(error);
+    let led_elsewhere = match error {
+        BrokerError::Log(LogError::NotLeader(partition))
+        | BrokerError::Read(FetchError::Log(LogError::NotLeader(partition))) => leader(image, *partition),
+        _ => None,
     };
-    Status::new(code, error.to_string())
+    let retriable = match reason {
+        Reason::NotLeader | Reason::TimedOut | Reason::Overloaded | Reason::Unavailable => true,
+        _ => matches!(error.kind(), ErrorKind::Retriable | ErrorKind::Overloaded | ErrorKind::Fenced),
+    };
+    Error { reason: reason.into(), message: error.to_string(), retriable, leader: led_elsewhere }
+}
+
+/// Who leads a partition, if it is alive and has a gRPC door.
+pub fn leader(image: &ClusterImage, partition: TopicPartition) -> Option<Leader> {
+    let broker = image.leading_broker(image.leader(partition)?)?;
+    let grpc_endpoint = broker.endpoints.get(GRPC_ENDPOINT)?.clone();
+    Some(Leader { broker_id: broker.session.broker_id, grpc_endpoint })
+}
+
+fn reason(error: &BrokerError) -> Reason {
+    match error {
+        BrokerError::UnknownTopic(_) | BrokerError::UnknownTopicId(_) => Reason::UnknownTopic,
+        BrokerError::UnknownPartition { .. } => Reason::UnknownPartition,
+        BrokerError::TimedOut => Reason::TimedOut,
+        BrokerError::Batch(BatchError::TooLarge { .. }) => Reason::TooLarge,
+        BrokerError::Log(error) | BrokerError::Read(FetchError::Log(error)) => log_reason(error),
+        _ => match error.kind() {
+            ErrorKind::Invalid => Reason::Invalid,
+            ErrorKind::NotFound | ErrorKind::Conflict => Reason::Conflict,
+            ErrorKind::Retriable | ErrorKind::Fenced => Reason::Unavailable,
+            ErrorKind::Overloaded => Reason::Overloaded,
+            ErrorKind::Corrupt => Reason::Corrupt,
+            ErrorKind::Environment | ErrorKind::Internal => Reason::Internal,
+        },
+    }
+}
+
+fn log_reason(error: &LogError) -> Reason {
+    match error {
+        LogError::NotLeader(_) => Reason::NotLeader,
+        LogError::OffsetOutOfRange { .. } => Reason::OffsetOutOfRange,
+        LogError::OutOfOrderSequence { .. } => Reason::OutOfOrderSequence,
+        LogError::DuplicateSequence { .. } => Reason::DuplicateSequence,
+        LogError::InvalidProducerEpoch { .. } => Reason::ProducerFenced,
+        LogError::InvalidTxnState { .. } => Reason::Invalid,
+        LogError::Retriable(_) | LogError::Fenced => Reason::Unavailable,
+        LogError::Overloaded { .. } => Reason::Overloaded,
+        LogError::Environment(_) => Reason::Internal,
+    }
+}
+
+/// A request that contradicts itself.
+pub fn invalid(why: impl Into<String>) -> Status {
+    let error = Error { reason: Reason::Invalid.into(), message: why.into(), retriable: false, leader: None };
+    to_status(&error)
+}
+
+/// The status of an error.
+pub fn status(error: &BrokerError, image: &ClusterImage) -> Status {
+    let code = match error {
+        BrokerError::Topic(crate::cluster::TopicError::AlreadyExists(_)) => Some(Code::AlreadyExists),
+        BrokerError::Drain(error) if error.kind() == ErrorKind::NotFound => Some(Code::NotFound),
+        _ => None,
+    };
+    let explained = explain(error, image);
+    match code {
+        Some(code) => with_detail(code, &explained),
+        None => to_status(&explained),
+    }
+}
+
+/// The status that carries `error`.
+pub fn to_status(error: &Error) -> Status {
+    let code = match error.reason() {
+        Reason::UnknownTopic | Reason::UnknownPartition => Code::NotFound,
+        Reason::NotLeader | Reason::Unavailable => Code::Unavailable,
+        Reason::OffsetOutOfRange => Code::OutOfRange,
+        Reason::TimedOut => Code::DeadlineExceeded,
+        Reason::Overloaded => Code::ResourceExhausted,
+        Reason::Invalid | Reason::TooLarge => Code::InvalidArgument,
+        Reason::OutOfOrderSequence | Reason::DuplicateSequence | Reason::ProducerFenced | Reason::Conflict => {
+            Code::FailedPrecondition
+        }
+        Reason::Corrupt => Code::DataLoss,
+        Reason::Internal | Reason::Unspecified => Code::Internal,
+    };
+    with_detail(code, error)
+}
+
+fn with_detail(code: Code, error: &Error) -> Status {
+    let message = error.message.clone();
+    let detail = Any { type_url: ERROR_TYPE.to_owned(), value: error.encode_to_vec() };
+    let details = RpcStatus { code: code.into(), message: message.clone(), details: vec![detail] };
+    Status::with_details(code, message, details.encode_to_vec().into())
+}
+
+/// The detail of a status that [`to_status`] made, here or at another broker.
+pub fn detail(status: &Status) -> Option<Error> {
+    let details = RpcStatus::decode(status.details()).ok()?.details;
+    let ours = details.into_iter().find(|detail| detail.type_url == ERROR_TYPE)?;
+    Error::decode(ours.value.as_slice()).ok()
 }

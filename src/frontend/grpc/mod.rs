@@ -1,5 +1,5 @@
-//! Floor 7: gRPC: what operators ask ([`admin`]) and what other brokers ask ([`peers`]); server reflection and
-//! `grpc.health.v1`, so that `grpcurl` and load balancers need nothing else.
+//! Floor 7: gRPC: writing ([`producer`]), reading ([`consumer`]), what operators ask ([`admin`]) and what other brokers ask
+//! ([`peers`]); server reflection and `grpc.health.v1`, so that `grpcurl` and load balancers need nothing else.
 //!
 //! Errors are gRPC statuses; [`errors`] says which. A call works with the one broker session that was there when it began.
 //!
@@ -9,9 +9,13 @@
 //! Nothing is stored: a crash or a cancelled call leaves nothing behind.
 
 pub mod admin;
+pub mod consumer;
 mod errors;
+mod forward;
 mod incoming;
 pub mod peers;
+pub mod producer;
+mod records;
 #[cfg(test)]
 mod tests;
 
@@ -22,13 +26,21 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
 
+use crate::base::Clock;
 use crate::broker::BrokerSlot;
+use crate::config::GrpcSettings;
 use crate::protocol::grpc::DESCRIPTORS;
 use crate::protocol::grpc::internal::peer_server::PeerServer;
 use crate::protocol::grpc::v1::admin_server::AdminServer;
+use crate::protocol::grpc::v1::consumer_server::ConsumerServer;
+use crate::protocol::grpc::v1::producer_server::ProducerServer;
 
 /// Calls under way on one connection; clients wait before they begin more.
 const MAX_STREAMS: u32 = 256;
+/// Bytes that one call may send before they are read.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// Bytes that all calls of a connection may send before they are read.
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// A quiet connection is pinged this often, in milliseconds.
 const PING_INTERVAL_MS: u64 = 20_000;
 /// A connection whose ping is not answered for this long is closed, in milliseconds.
@@ -39,33 +51,50 @@ const PING_TIMEOUT_MS: u64 = 10_000;
 /// Errors: the listener failed; or the built-in descriptors are unreadable, which a test rules out.
 pub async fn serve(
     listener: TcpListener,
-    max_connections: usize,
+    settings: &GrpcSettings,
     slot: BrokerSlot,
+    clock: Clock,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", ServingStatus::Serving).await;
-    health.set_service_status("esker.v1.Admin", ServingStatus::Serving).await;
-    let descriptors = [DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET];
-    let reflection = descriptors
-        .into_iter()
-        .fold(tonic_reflection::server::Builder::configure(), |builder, set| {
-            builder.register_encoded_file_descriptor_set(set)
-        })
-        .build_v1()
-        .inspect_err(|error| tracing::error!(%error, "gRPC server reflection is off"))
-        .ok();
+    for service in ["esker.v1.Admin", "esker.v1.Consumer", "esker.v1.Producer"] {
+        health.set_service_status(service, ServingStatus::Serving).await;
+    }
+    // Tools speak one of the two.
+    let (newer, older) = (readable(reflection().build_v1()), readable(reflection().build_v1alpha()));
     let admin = AdminServer::new(admin::Admin::new(slot.clone()));
+    let limit = settings.max_message_bytes;
+    let producer =
+        ProducerServer::new(producer::Producer::new(slot.clone(), clock, limit)).max_decoding_message_size(limit);
+    // What a batch holds is bounded where it is written.
+    let consumer = ConsumerServer::new(consumer::Consumer::new(slot.clone())).max_encoding_message_size(usize::MAX);
     let peer = PeerServer::new(peers::Peer::new(slot)).max_encoding_message_size(peers::MAX_ANSWER_BYTES);
     Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
         .http2_keepalive_interval(Some(Duration::from_millis(PING_INTERVAL_MS)))
         .http2_keepalive_timeout(Some(Duration::from_millis(PING_TIMEOUT_MS)))
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .tcp_nodelay(true)
         .add_service(health_service)
-        .add_optional_service(reflection)
+        .add_optional_service(newer)
+        .add_optional_service(older)
         .add_service(admin)
+        .add_service(producer)
+        .add_service(consumer)
         .add_service(peer)
-        .serve_with_incoming_shutdown(incoming::limited(listener, max_connections), stop.cancelled_owned())
+        .serve_with_incoming_shutdown(incoming::limited(listener, settings.max_connections), stop.cancelled_owned())
         .await
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    let sets = [DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET];
+    let builder = tonic_reflection::server::Builder::configure();
+    sets.into_iter().fold(builder, tonic_reflection::server::Builder::register_encoded_file_descriptor_set)
+}
+
+/// Without reflection the rest is served all the same.
+fn readable<S>(built: Result<S, tonic_reflection::server::Error>) -> Option<S> {
+    built.inspect_err(|error| tracing::error!(%error, "gRPC server reflection is off")).ok()
 }

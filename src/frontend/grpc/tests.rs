@@ -1,17 +1,21 @@
 //! What the gRPC door says, without a network; tests/serve.rs and tests/etcd speak to real brokers.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 use tonic::Code;
 
-use super::errors::status;
+use super::errors::{detail, explain, invalid, status};
 use super::peers::{ask_released, rates_of, states_of, tell_released};
-use super::{DESCRIPTORS, admin};
+use super::{admin, reflection};
 use crate::base::{SessionId, TopicPartition};
 use crate::broker::BrokerError;
 use crate::cluster::picture::{Picture, leaving, led, session};
 use crate::cluster::{DrainError, TopicError};
 use crate::format::state::PartitionState;
+use crate::partition::LogError;
 use crate::protocol::grpc::internal;
+use crate::protocol::grpc::v1::Reason;
 
 const OWN: SessionId = SessionId { broker_id: 1, epoch: 1 };
 const OTHER: SessionId = SessionId { broker_id: 2, epoch: 2 };
@@ -22,9 +26,7 @@ fn partition(index: i32) -> TopicPartition {
 
 #[test]
 fn reflection_can_be_built() {
-    let built =
-        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS).build_v1();
-    assert!(built.is_ok());
+    assert!(reflection().build_v1().is_ok() && reflection().build_v1alpha().is_ok());
 }
 
 #[test]
@@ -68,9 +70,30 @@ fn the_cluster_is_counted() {
 
 #[test]
 fn a_status_says_whether_trying_again_helps() {
-    let code = |error: BrokerError| status(&error).code();
+    let picture = Picture::of(2);
+    let code = |error: BrokerError| status(&error, &picture.image).code();
     assert_eq!(code(DrainError::NoSuchBroker(7).into()), Code::NotFound);
     assert_eq!(code(DrainError::LastBroker(7).into()), Code::FailedPrecondition);
     assert_eq!(code(DrainError::Unavailable("etcd".to_owned()).into()), Code::Unavailable);
     assert_eq!(code(TopicError::InvalidName("a b".to_owned()).into()), Code::InvalidArgument);
+    assert_eq!(code(TopicError::AlreadyExists("t".to_owned()).into()), Code::AlreadyExists);
+    assert_eq!(code(LogError::Overloaded { limit: "memory.unflushed" }.into()), Code::ResourceExhausted);
+    assert_eq!(code(LogError::Fenced.into()), Code::Unavailable);
+}
+
+#[test]
+fn the_detail_says_who_leads() {
+    let mut picture = Picture::of(2).topic(9, vec![led(OTHER, 0)]);
+    let error = BrokerError::from(LogError::NotLeader(partition(0)));
+    assert_eq!(explain(&error, &picture.image).leader, None, "it has no gRPC door");
+    let mut other = (*picture.image.brokers[&2]).clone();
+    other.endpoints.insert("grpc".to_owned(), "two:9094".to_owned());
+    picture.image.brokers.insert(2, Arc::new(other));
+    let said = detail(&status(&error, &picture.image)).unwrap();
+    assert_eq!((said.reason(), said.retriable), (Reason::NotLeader, true));
+    let leader = said.leader.unwrap();
+    assert_eq!((leader.broker_id, leader.grpc_endpoint.as_str()), (2, "two:9094"));
+    let plain = detail(&invalid("no")).unwrap();
+    assert_eq!((plain.reason(), plain.retriable, plain.message.as_str()), (Reason::Invalid, false, "no"));
+    assert_eq!(detail(&tonic::Status::internal("a proxy said so")), None);
 }

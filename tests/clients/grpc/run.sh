@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# install | version | test [TEST…]; called by ../run.sh. Not for the reference: Apache Kafka has no gRPC.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$here/../lib.sh"
+venv="$cache/grpc-venv"
+stubs="$cache/grpc-stubs-$(content_key "$root"/proto/esker/v1/*.proto "$here/requirements.txt")"
+
+install_grpc() {
+    need python3 "install python3"
+    if ! cmp -s "$here/requirements.txt" "$venv/installed"; then
+        python3 -m venv "$venv" 2>/dev/null || { apt_install python3-venv; python3 -m venv "$venv"; }
+        "$venv/bin/pip" install -q --disable-pip-version-check -r "$here/requirements.txt" >&2 || die "pip could not install the gRPC packages"
+        cp "$here/requirements.txt" "$venv/installed"
+    fi
+    if [ ! -d "$stubs" ]; then
+        local fresh; fresh=$(mktemp -d "$cache/grpc-fresh.XXXXXX")
+        "$venv/bin/python" -m grpc_tools.protoc -I "$root/proto" --python_out="$fresh" --grpc_python_out="$fresh" "$root"/proto/esker/v1/*.proto
+        mv -T "$fresh" "$stubs" 2>/dev/null || rm -rf "$fresh"
+        sweep 'grpc-stubs-*'
+    fi
+    touch "$stubs"
+}
+
+case $1 in
+    install) install_grpc ;;
+    version) "$venv/bin/python" -c 'import grpc; print("grpcio", grpc.__version__)' ;;
+    test)
+        [ "${ESKER_LANE:-file}" != kafka ] || die "Apache Kafka has no gRPC: this suite is for Esker"
+        cd "$here" && PYTHONPATH="$stubs" exec "$venv/bin/python" -B -m unittest -v "${@:2}" ;;
+esac
