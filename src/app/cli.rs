@@ -7,6 +7,7 @@ use std::io::IsTerminal;
 use clap::{Arg, ArgMatches, Command};
 
 use super::commands::cluster::{self, ClusterCommand};
+use super::restore;
 use crate::config::key::Kind;
 use crate::config::keys::KEYS;
 use crate::config::{Loaded, Sources, load};
@@ -23,6 +24,8 @@ pub enum Action {
     Serve(Box<Loaded>),
     /// Look at a cluster, or change it.
     Cluster(ClusterCommand),
+    /// Rebuild a lost metadata store.
+    Restore(Box<restore::Request>),
 }
 
 /// Why nothing can be done: a message for people. Always a matter of usage (exit code 2).
@@ -41,24 +44,29 @@ pub fn parse(
         Err(help) => return Ok(Action::Print(paint(&help.render(), &std::io::stdout()))),
     };
     match matches.subcommand() {
-        Some(("serve", matches)) => serve(matches, variables, read_file),
-        Some(("cluster", matches)) => match cluster::parse(matches, variables) {
-            Some(command) => Ok(Action::Cluster(command)),
-            None => Ok(Action::Print(paint(&cluster::command().render_help(), &std::io::stdout()))),
+        Some(("serve", matches)) => Ok(Action::Serve(Box::new(settings(matches, variables, read_file)?))),
+        Some(("cluster", matches)) => match matches.subcommand() {
+            Some(("restore", matches)) => {
+                let request = restore::Request::new(settings(matches, variables, read_file)?, matches);
+                Ok(Action::Restore(Box::new(request.map_err(|problem| UsageError(format!("error: {problem}\n")))?)))
+            }
+            _ => match cluster::parse(matches, variables) {
+                Some(command) => Ok(Action::Cluster(command)),
+                None => Ok(Action::Print(paint(&cluster_command().render_help(), &std::io::stdout()))),
+            },
         },
         _ => Ok(Action::Print(paint(&command().render_help(), &std::io::stdout()))),
     }
 }
 
-fn serve(
+fn settings(
     matches: &ArgMatches,
     variables: &BTreeMap<String, String>,
     read_file: impl Fn(&str) -> std::io::Result<String>,
-) -> Result<Action, UsageError> {
-    let flags = KEYS
-        .iter()
-        .filter_map(|key| Some((key.name.to_owned(), matches.get_one::<String>(key.name)?.clone())))
-        .collect();
+) -> Result<Loaded, UsageError> {
+    // Not every command takes every setting.
+    let given = |name| matches.try_get_one::<String>(name).ok().flatten().cloned();
+    let flags = KEYS.iter().filter_map(|key| Some((key.name.to_owned(), given(key.name)?))).collect();
     let path = matches.get_one::<String>(CONFIG).or_else(|| variables.get("ESKER_CONFIG"));
     let text = match path {
         None => None,
@@ -70,13 +78,10 @@ fn serve(
         },
     };
     let file = text.as_ref().map(|(path, text)| (*path, text.as_str()));
-    match load(&Sources { flags: &flags, variables, file }) {
-        Ok(loaded) => Ok(Action::Serve(Box::new(loaded))),
-        Err(error) => {
-            let lines: Vec<String> = error.0.iter().map(|problem| format!("error: {problem}\n")).collect();
-            Err(UsageError(lines.concat()))
-        }
-    }
+    load(&Sources { flags: &flags, variables, file }).map_err(|error| {
+        let lines: Vec<String> = error.0.iter().map(|problem| format!("error: {problem}\n")).collect();
+        UsageError(lines.concat())
+    })
 }
 
 /// With colours only where a person looks.
@@ -90,16 +95,27 @@ fn command() -> Command {
         .about("Esker: a Kafka-compatible broker that keeps its streams in object storage")
         .disable_help_subcommand(true)
         .subcommand(serve_command())
-        .subcommand(cluster::command())
+        .subcommand(cluster_command())
 }
 
 fn serve_command() -> Command {
-    let config = Arg::new(CONFIG).long(CONFIG).value_name("FILE").help("Settings in TOML [env: ESKER_CONFIG]");
-    let mut command = Command::new("serve").about("Run a broker").args_override_self(true).arg(config).after_help(
+    let command = Command::new("serve").about("Run a broker").after_help(
         "Sizes: 65536, 512KiB, 8MiB. Durations: 250ms, 30s, 5min, 7d.\n\
          Flags beat ESKER_… variables, which beat the file. See docs/configuration.md.",
     );
-    for key in KEYS {
+    with_settings(command, |_| true)
+}
+
+/// Commands that ask a running broker, and the one for when none can run.
+fn cluster_command() -> Command {
+    cluster::command().subcommand(with_settings(restore::command(), restore::takes))
+}
+
+/// The command with a flag for each setting that it takes, and one for the file.
+fn with_settings(command: Command, takes: impl Fn(&str) -> bool) -> Command {
+    let config = Arg::new(CONFIG).long(CONFIG).value_name("FILE").help("Settings in TOML [env: ESKER_CONFIG]");
+    let mut command = command.args_override_self(true).arg(config);
+    for key in KEYS.iter().filter(|key| takes(key.name)) {
         let bounds = match key.bounds_text() {
             bounds if bounds.is_empty() => String::new(),
             bounds => format!("; {bounds}"),

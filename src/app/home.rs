@@ -9,15 +9,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 
+use super::identity::check_life;
 use super::life::{Life, LifeParts};
 use super::node::NodeParts;
 use super::options::{self, Doors};
 use super::takeover::{Streams, TakenOver, Takeover};
-use crate::base::{Clock, Rng, Tasks};
+use crate::base::{Clock, Rng, SessionId, Tasks};
 use crate::broker::{self, Broker, BrokerLog, GroupParts, Groups, Loader, Partitions, Parts, Peers};
 use crate::cache::{self, ObjectReader, PageCache};
+use crate::cluster::identity::with_epoch_base;
 use crate::cluster::{
-    self, Catalogue, Controller, ControllerSettings, IdWish, Identity, ProducerIds, Reach, Registration, Sessions,
+    self, Backups, Catalogue, Controller, ControllerSettings, IdWish, Identity, ProducerIds, Reach, Registration,
+    Sessions,
 };
 use crate::config::{ObjectStoreSetting, Settings};
 use crate::coordinator::group::CoordinatorMetrics;
@@ -90,6 +93,7 @@ impl Home {
             doors,
         } = parts;
         phase("reading the catalogue");
+        let keys = with_epoch_base(&meta, keys).await?;
         let metrics = NodeMetrics {
             cluster: cluster::Metrics::register(registry),
             log: LogMetrics::new(registry),
@@ -132,6 +136,8 @@ impl Home {
     /// Begins a session: finishes what an earlier one left, registers, starts the log, follows the catalogue. Nobody knows of
     /// it yet: that is [`Life::open`]'s work, once the front doors lead here. `phase` hears what is going on.
     pub async fn live(&self, phase: &impl Fn(&str)) -> anyhow::Result<Life> {
+        phase("looking whether this is still the cluster that it was");
+        check_life(&self.sessions.store, &self.sessions.keys, &*self.store).await?;
         let identity = self.identity().await?;
         let lease_ttl_ms = self.settings.cluster.lease_ttl_ms;
         let takeover = Takeover {
@@ -155,6 +161,7 @@ impl Home {
         let log = Log::start(options, Vec::new(), self.metrics.log.clone()).await?;
         let (broker, partitions) = self.broker(&log, streams, &tasks);
         self.upkeep(&log).start(&tasks);
+        self.backups(session).start(&tasks);
         let draining = self.draining.load(Ordering::Relaxed);
         let record = BrokerRecord { draining, ..options::broker_record(&self.settings, session, self.doors)? };
         let controller = self.control(&registration);
@@ -246,6 +253,16 @@ impl Home {
             settings: options::upkeep(&self.settings),
             clock: self.clock.clone(),
             metrics: self.metrics.upkeep.clone(),
+        }
+    }
+
+    fn backups(&self, own: SessionId) -> Backups {
+        Backups {
+            catalogue: self.catalogue.clone(),
+            own,
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            metrics: self.metrics.cluster.clone(),
         }
     }
 

@@ -9,13 +9,16 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use bytes::Bytes;
+use futures::TryStreamExt;
 
 use super::data_dir::DataDir;
 use crate::base::{Clock, Rng};
-use crate::cluster::KeySpace;
-use crate::cluster::identity::{Place, check_cluster_id, has_sessions, settle_cluster_id};
+use crate::cluster::identity::{
+    Place, check_cluster_id, cluster_record, has_sessions, settle_cluster_id, with_epoch_base,
+};
+use crate::cluster::{Key, KeySpace};
 use crate::format::identity::{Identity, MAX_BYTES};
-use crate::format::keys::CLUSTER;
+use crate::format::keys::{CATALOGUE_PREFIX, CLUSTER, parse_catalogue};
 use crate::meta::MetaStore;
 use crate::objstore::{Created, ObjectStore, Payload, StoreError};
 
@@ -31,7 +34,8 @@ pub async fn settle(
     rng: &Rng,
 ) -> anyhow::Result<String> {
     let name = format!("the object store {store_name}");
-    let bucket = Place { cluster_id: read(store, &name).await?, name: name.clone() };
+    let found = read(store, &name).await?;
+    let bucket = Place { cluster_id: found.map(|(id, _)| id), name: name.clone() };
     let directory = data_dir.map(|data_dir| Place {
         name: format!("the data directory '{}'", data_dir.path().display()),
         cluster_id: data_dir.cluster_id().map(str::to_owned),
@@ -50,25 +54,86 @@ pub async fn settle(
                  (--object-store), or another --data-dir for a new cluster"
             );
         }
-        mark(store, name, &cluster_id).await?;
+        let epoch_base = with_epoch_base(meta, keys.clone()).await?.epoch_base();
+        mark(store, name, &cluster_id, epoch_base).await?;
     }
     Ok(cluster_id)
 }
 
-/// The cluster that the store belongs to; `None` if it belongs to none yet.
-async fn read(store: &dyn ObjectStore, name: &str) -> anyhow::Result<Option<String>> {
+/// The cluster that the store belongs to, and the epoch base that it goes with; `None` if it belongs to none yet.
+pub async fn read(store: &dyn ObjectStore, name: &str) -> anyhow::Result<Option<(String, u64)>> {
     match store.get_range(CLUSTER, 0..MAX_BYTES as u64).await {
-        Ok(bytes) => {
-            let found = Identity::decode(&bytes).with_context(|| format!("object '{CLUSTER}' of {name}"))?;
-            Ok(Some(found.cluster_id().to_owned()))
-        }
+        Ok(bytes) => match Identity::decode(&bytes).with_context(|| format!("object '{CLUSTER}' of {name}"))? {
+            Identity::ObjectStore { cluster_id, epoch_base } => Ok(Some((cluster_id, epoch_base))),
+            Identity::DataDirectory { .. } => anyhow::bail!("object '{CLUSTER}' of {name} is a data directory's"),
+        },
         Err(StoreError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error).with_context(|| name.to_owned()),
     }
 }
 
-async fn mark(store: &dyn ObjectStore, name: String, cluster_id: &str) -> anyhow::Result<()> {
-    let ours = Identity::ObjectStore { cluster_id: cluster_id.to_owned() };
+/// Replaces what the store says: it goes with a metadata store that was rebuilt. Brokers of the one before begin no session
+/// from then on.
+pub async fn mark_again(store: &dyn ObjectStore, cluster_id: &str, epoch_base: u64) -> Result<(), StoreError> {
+    let now = Identity::ObjectStore { cluster_id: cluster_id.to_owned(), epoch_base };
+    store.put(CLUSTER, Payload::from(Bytes::from(now.encode()))).await
+}
+
+/// What this process knows of its cluster is of an earlier life: it cannot go on, a new process perhaps can.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct OtherLife(String);
+
+/// Whether the metadata store and the object store still are those of the cluster that `keys` were read for. Asked before
+/// each session: a broker that outlived its metadata store must not write with what it remembers (docs/adr/0006).
+///
+/// Errors: `OtherLife`, or that one of the two did not answer.
+pub async fn check_life(meta: &Arc<dyn MetaStore>, keys: &KeySpace, store: &dyn ObjectStore) -> anyhow::Result<()> {
+    let other = |text: String| Err(OtherLife(text).into());
+    let Some(record) = cluster_record(meta, keys).await? else {
+        return other(format!(
+            "the metadata store has lost its cluster: there is nothing under '{}'. Stop every broker, then rebuild it from \
+             the bucket with: esker cluster restore",
+            keys.root()
+        ));
+    };
+    if record.epoch_base != keys.epoch_base() {
+        return other("the metadata store was rebuilt while this broker ran: start it again".to_owned());
+    }
+    // The backups first: what is saved later than this is not newer than what is read next.
+    let newest = newest_backup(store).await?;
+    let revision = keys.epoch(meta.range(&keys.key(&Key::Cluster)).await?.revision);
+    if let Some(newest) = newest.filter(|newest| *newest > revision) {
+        return other(format!(
+            "the metadata store is older than the object store: it is at revision {revision}, and the catalogue was saved at \
+             revision {newest}. If an old snapshot of it was restored, partitions would be served from the wrong streams. \
+             Stop every broker and rebuild it from the bucket with: esker cluster restore"
+        ));
+    }
+    match read(store, "the object store").await? {
+        Some((id, epoch_base)) if id != record.cluster_id || epoch_base != record.epoch_base => other(format!(
+            "the object store goes with another metadata store: it belongs to cluster {id} with epochs from {epoch_base}, \
+             this metadata store to cluster {} with epochs from {}. After esker cluster restore, brokers need the metadata \
+             store that it wrote to (--metadata)",
+            record.cluster_id, record.epoch_base
+        )),
+        // A store without the object is the business of `settle`.
+        _ => Ok(()),
+    }
+}
+
+/// The newest revision that a backup of the catalogue shows.
+async fn newest_backup(store: &dyn ObjectStore) -> anyhow::Result<Option<u64>> {
+    let mut listed = store.list(CATALOGUE_PREFIX, None);
+    let mut newest = None;
+    while let Some(meta) = listed.try_next().await? {
+        newest = newest.max(parse_catalogue(&meta.key));
+    }
+    Ok(newest)
+}
+
+async fn mark(store: &dyn ObjectStore, name: String, cluster_id: &str, epoch_base: u64) -> anyhow::Result<()> {
+    let ours = Identity::ObjectStore { cluster_id: cluster_id.to_owned(), epoch_base };
     match store.create(CLUSTER, Payload::from(Bytes::from(ours.encode()))).await {
         Ok(Created::Yes) => Ok(()),
         // Ours from an unanswered try, or another cluster's that starts at this moment: what is there decides.
@@ -77,7 +142,7 @@ async fn mark(store: &dyn ObjectStore, name: String, cluster_id: &str) -> anyhow
             if found.is_none() {
                 anyhow::bail!("{name} did not take its first object; try again");
             }
-            Ok(check_cluster_id(&Place { name, cluster_id: found }, cluster_id)?)
+            Ok(check_cluster_id(&Place { name, cluster_id: found.map(|(id, _)| id) }, cluster_id)?)
         }
         Err(error) => Err(error).context(name),
     }

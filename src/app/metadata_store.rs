@@ -6,7 +6,6 @@ use std::sync::Arc;
 use anyhow::Context;
 use prometheus_client::registry::Registry;
 
-use super::data_dir::DataDir;
 use crate::base::{Clock, Rng};
 use crate::config::{EtcdSettings, MetadataSetting, ObjectStoreSetting, Secret, Settings};
 use crate::meta::etcd::{Tls, User};
@@ -25,7 +24,7 @@ impl Metadata {
     /// In memory if the objects are: one without the other would be half a cluster after a restart.
     pub async fn open(
         settings: &Settings,
-        data_dir: &DataDir,
+        data_dir: &Path,
         clock: &Clock,
         rng: &Rng,
         registry: &mut Registry,
@@ -37,7 +36,7 @@ impl Metadata {
                 Arc::new(MemoryMeta::new(clock.clone()))
             }
             MetadataSetting::Embedded => {
-                let store = EmbeddedMeta::open(data_dir.path().join("meta"), clock.clone()).await?;
+                let store = EmbeddedMeta::open(data_dir.join("meta"), clock.clone()).await?;
                 embedded = Some(store.clone());
                 Arc::new(store)
             }

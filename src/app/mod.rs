@@ -15,6 +15,7 @@ pub mod node;
 pub mod options;
 mod patience;
 mod reach;
+mod restore;
 mod serve;
 mod signals;
 mod takeover;
@@ -44,6 +45,7 @@ pub fn main() -> ExitCode {
         }
         Ok(Action::Serve(loaded)) => exit_code(serve::run(&loaded)),
         Ok(Action::Cluster(command)) => exit_code(commands::run(commands::cluster::run(command))),
+        Ok(Action::Restore(request)) => exit_code(restore::run(&request)),
         Err(UsageError(text)) => {
             eprint!("{text}");
             ExitCode::from(USAGE)

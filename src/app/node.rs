@@ -20,6 +20,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use super::home::Home;
+use super::identity::OtherLife;
 use super::life::{Life, Over};
 use super::options::Doors;
 use crate::base::{Clock, ErrorKind, Rng, Tasks};
@@ -134,7 +135,8 @@ impl Node {
 
     /// Serves, through as many sessions as it takes, until `stop` or a failure; `heard` is told what it is at.
     ///
-    /// Errors: a task failed, or `stop` came while no session was open; then the node can only be dropped.
+    /// Errors: a task failed, the metadata store is of another life of the cluster, or `stop` came while no session was open;
+    /// then the node can only be dropped.
     pub async fn serve(&mut self, stop: &CancellationToken, heard: impl Fn(Stage, &Self)) -> anyhow::Result<()> {
         loop {
             let over = tokio::select! {
@@ -151,7 +153,7 @@ impl Node {
             self.life = tokio::select! {
                 biased;
                 () = stop.cancelled() => bail!("stopped while no session was open; the next start goes on"),
-                life = self.home.live_again() => life,
+                life = self.home.live_again() => life?,
             };
             self.slot.replace(self.life.broker().clone());
             tokio::select! {
@@ -184,10 +186,13 @@ impl Node {
 
 impl Home {
     /// A session, however many tries it takes.
-    async fn live_again(&self) -> Life {
+    ///
+    /// Errors: `OtherLife`.
+    async fn live_again(&self) -> anyhow::Result<Life> {
         loop {
             match self.live(&|what| tracing::info!(what, "beginning a session")).await {
-                Ok(life) => return life,
+                Ok(life) => return Ok(life),
+                Err(error) if error.is::<OtherLife>() => return Err(error),
                 Err(error) => {
                     tracing::warn!("cannot begin a session; trying again: {error:#}");
                     tokio::time::sleep(Duration::from_millis(REJOIN_PAUSE_MS)).await;

@@ -59,6 +59,11 @@ pub fn run(loaded: &Loaded) -> anyhow::Result<()> {
     result
 }
 
+/// The name under which the cluster's keys are.
+pub fn cluster_name(settings: &Settings) -> &str {
+    settings.broker.cluster.as_deref().unwrap_or(DEFAULT_CLUSTER)
+}
+
 /// What every part is made with.
 struct Base<'a> {
     settings: &'a Settings,
@@ -176,8 +181,8 @@ async fn start(
     http::register_process_metrics(&mut metrics);
 
     base.phase("opening the metadata store");
-    let meta = Metadata::open(settings, data_dir, clock, rng, &mut metrics).await?;
-    let keys = KeySpace::of_cluster(broker.cluster.as_deref().unwrap_or(DEFAULT_CLUSTER));
+    let meta = Metadata::open(settings, data_dir.path(), clock, rng, &mut metrics).await?;
+    let keys = KeySpace::of_cluster(cluster_name(settings));
     base.wait_for("opening the metadata store", || meta.store.get(keys.root())).await?;
 
     let url = options::store_url(&broker.object_store)?;

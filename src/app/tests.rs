@@ -183,7 +183,8 @@ fn a_foreign_or_newer_or_damaged_directory_is_left_alone() {
 fn identities_read_back_and_any_change_is_seen() {
     let identities = [
         Identity::DataDirectory { cluster_id: "5bF3nJ2p".to_owned(), directory_id: Uuid::from_u128(9), broker_id: 3 },
-        Identity::ObjectStore { cluster_id: "5bF3nJ2p".to_owned() },
+        Identity::ObjectStore { cluster_id: "5bF3nJ2p".to_owned(), epoch_base: 0 },
+        Identity::ObjectStore { cluster_id: "5bF3nJ2p".to_owned(), epoch_base: 2_000_000_000 },
     ];
     for identity in identities {
         let text = identity.encode();
@@ -195,13 +196,14 @@ fn identities_read_back_and_any_change_is_seen() {
             assert!(Identity::decode(&text.as_bytes()[..at]).is_err(), "cut at {at}");
         }
     }
-    let newer = Identity::ObjectStore { cluster_id: "c".to_owned() }.encode().replace("format: 1", "format: 9");
+    let newer =
+        Identity::ObjectStore { cluster_id: "c".to_owned(), epoch_base: 0 }.encode().replace("format: 1", "format: 9");
     let found = Identity::decode(newer.as_bytes());
-    assert!(matches!(found, Err(FormatError::Newer { found: 9, supported: 1, .. })), "{found:?}");
+    assert!(matches!(found, Err(FormatError::Newer { found: 9, supported: 2, .. })), "{found:?}");
 }
 
 #[test]
-fn identities_of_version_1_are_read_for_ever() {
+fn identities_of_every_version_are_read_for_ever() {
     let cluster_id = "5bF3nJ2pQxqk1o0yZ8dGwA".to_owned();
     let directory_id = "6f1c2a3e-0d4b-4c5a-9e8f-001122334455".parse().unwrap();
     for (name, identity) in [
@@ -209,7 +211,8 @@ fn identities_of_version_1_are_read_for_ever() {
             "v1-data-directory.txt",
             Identity::DataDirectory { cluster_id: cluster_id.clone(), directory_id, broker_id: 1 },
         ),
-        ("v1-object-store.txt", Identity::ObjectStore { cluster_id }),
+        ("v1-object-store.txt", Identity::ObjectStore { cluster_id: cluster_id.clone(), epoch_base: 0 }),
+        ("v2-object-store.txt", Identity::ObjectStore { cluster_id, epoch_base: 2_000_000_000 }),
     ] {
         let path = format!("{}/tests/golden/identity/{name}", env!("CARGO_MANIFEST_DIR"));
         let fixture = std::fs::read_to_string(&path).unwrap();

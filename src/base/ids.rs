@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
-/// One life of a broker. `epoch` is the metadata store's revision at registration, so for one `broker_id` it only grows.
+/// One life of a broker. `epoch` is the metadata store's revision at registration (plus a base, in a store that was rebuilt
+/// from the bucket), so for one `broker_id` it only grows.
 ///
 /// Displays as `<broker_id>-<epoch>` with the epoch padded to 20 digits, which is how it appears in object keys; keys of
 /// one broker's sessions therefore list in the order of their lives.

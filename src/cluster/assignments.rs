@@ -156,7 +156,8 @@ impl Catalogue {
                 piece.compare(key.clone(), topic.chunk_revisions.get(number).copied().unwrap_or(0));
                 for session in newly_named(topic, number, &partitions) {
                     // A session that was sealed meanwhile may have been collected too: it is never named anew.
-                    piece.compare(self.shared().keys.key(&Key::Claim(session.broker_id)), session.epoch);
+                    let keys = &self.shared().keys;
+                    piece.compare(keys.key(&Key::Claim(session.broker_id)), keys.claim_revision(session));
                 }
                 piece.put(key, AssignmentChunk { partitions }.encode());
                 pieces.push(piece);

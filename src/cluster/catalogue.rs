@@ -143,6 +143,11 @@ impl Catalogue {
         self.shared.local.store(Some(Arc::new(session)));
     }
 
+    /// What is added to the store's revisions to make session epochs.
+    pub fn epoch_base(&self) -> u64 {
+        self.shared.keys.epoch_base()
+    }
+
     /// Broker-level defaults and limits of topics.
     pub fn rules(&self) -> &TopicRules {
         &self.shared.rules
@@ -449,7 +454,7 @@ async fn follow(shared: Arc<Shared>, mut fold: Fold, mut revision: u64, tasks: T
         match followed {
             None => return,
             Some(Ok(())) => {}
-            Some(Err(ClusterError::Value(error))) => {
+            Some(Err(error @ (ClusterError::Value(_) | ClusterError::WrongCluster(_)))) => {
                 tasks.fail(error.to_string());
                 return;
             }
@@ -481,18 +486,35 @@ async fn follow_once(shared: &Shared, fold: &mut Fold, revision: &mut u64) -> Re
         if events.contains(&Event::Resync) {
             shared.metrics.resyncs.inc();
             let snapshot = shared.store.range(shared.keys.root()).await?;
+            check_emptied(shared, !snapshot.entries.iter().any(|entry| entry.key == shared.keys.key(&Key::Cluster)))?;
             fold.load(&snapshot.entries, snapshot.revision)?;
             *revision = snapshot.revision;
             publish(shared, fold);
             watch = shared.store.watch(shared.keys.root(), *revision + 1).await?;
             continue;
         }
+        let cluster = shared.keys.key(&Key::Cluster);
+        check_emptied(
+            shared,
+            events.iter().any(|event| matches!(event, Event::Delete { key, .. } if *key == cluster)),
+        )?;
         for event in &events {
             fold.apply(event)?;
         }
         publish(shared, fold);
         *revision = (*revision).max(shared.image.load().version);
     }
+}
+
+/// A metadata store that was emptied is no cluster whose topics were all deleted: nothing of it may be followed.
+fn check_emptied(shared: &Shared, without_cluster: bool) -> Result<(), ClusterError> {
+    if !without_cluster || shared.image.load().cluster_id.is_empty() {
+        return Ok(());
+    }
+    let root = shared.keys.root();
+    Err(ClusterError::WrongCluster(format!(
+        "the metadata store was emptied under a running broker: the cluster's record under '{root}' is gone"
+    )))
 }
 
 fn publish(shared: &Shared, fold: &mut Fold) {

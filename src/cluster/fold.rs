@@ -10,7 +10,7 @@ use super::keys::{Key, KeySpace};
 use crate::config::topic::{TopicDefaults, TopicSettings};
 use crate::format::metadata::{
     AssignmentChunk, AssignmentRecord, BrokerRecord, ClusterRecord, ControllerRecord, DeletionRecord, MetadataError,
-    MetadataValue, SessionRecord, TopicRecord,
+    MetadataValue, ProducerIdRecord, SessionRecord, TopicRecord,
 };
 use crate::meta::{Event, KeyValue};
 
@@ -71,7 +71,11 @@ impl Fold {
     fn put(&mut self, entry: &KeyValue) -> Result<(), MetadataError> {
         let Some(key) = self.keys.parse(&entry.key) else { return Ok(()) };
         match key {
-            Key::Cluster => self.image.cluster_id = ClusterRecord::decode(&entry.key, &entry.value)?.cluster_id,
+            Key::Cluster => {
+                let record = ClusterRecord::decode(&entry.key, &entry.value)?;
+                self.image.cluster_id = record.cluster_id;
+                self.image.created_ms = record.created_ms;
+            }
             Key::Controller => {
                 self.image.controller = Some(ControllerRecord::decode(&entry.key, &entry.value)?.session);
                 self.image.controller_revision = entry.mod_revision;
@@ -97,12 +101,15 @@ impl Fold {
                 self.image.deletions.insert(topic_id, Arc::new(record));
             }
             Key::Claim(id) => {
-                self.image.claims.insert(id, entry.mod_revision);
+                self.image.claims.insert(id, self.keys.epoch(entry.mod_revision));
             }
             Key::Session(session) => {
                 self.image.sessions.insert(session, SessionRecord::decode(&entry.key, &entry.value)?.sealed);
             }
-            Key::ProducerIds => {}
+            Key::ProducerIds => {
+                self.image.next_producer_id = ProducerIdRecord::decode(&entry.key, &entry.value)?.next_id;
+            }
+            Key::Rebuild => {}
         }
         Ok(())
     }
@@ -140,7 +147,7 @@ impl Fold {
             Some(Key::Session(session)) => {
                 self.image.sessions.remove(&session);
             }
-            Some(Key::Cluster | Key::ProducerIds) | None => {}
+            Some(Key::Cluster | Key::ProducerIds | Key::Rebuild) | None => {}
         }
     }
 

@@ -42,17 +42,33 @@ pub async fn settle_cluster_id(
             let id = place.cluster_id.as_deref().unwrap_or_default();
             return Err(ClusterError::WrongCluster(format!(
                 "{} belongs to cluster {id}, but the metadata store knows no cluster yet: give the metadata store of \
-                 cluster {id} (--metadata, or the data directory that it lived in), or an empty place for a new cluster",
+                 cluster {id} (--metadata, or the data directory that it lived in), or, if that is lost, rebuild it with \
+                 esker cluster restore, or give an empty place for a new cluster",
                 place.name
             )));
         }
-        let record = ClusterRecord { cluster_id: new_cluster_id(rng), created_ms: clock.wall_ms() };
+        let record = ClusterRecord { cluster_id: new_cluster_id(rng), created_ms: clock.wall_ms(), epoch_base: 0 };
         let compare = Compare { key: key.clone(), mod_revision: 0 };
         let write = Write::Put { key: key.clone(), value: record.encode(), lease: 0 };
         if let TxnOutcome::Committed { .. } = store.txn(vec![compare], vec![write]).await? {
             return Ok(record.cluster_id);
         }
     }
+}
+
+/// The cluster that the metadata store knows, if it knows one.
+pub async fn cluster_record(
+    store: &Arc<dyn MetaStore>,
+    keys: &KeySpace,
+) -> Result<Option<ClusterRecord>, ClusterError> {
+    let entry = store.get(&keys.key(&Key::Cluster)).await?;
+    Ok(entry.map(|entry| ClusterRecord::decode(&entry.key, &entry.value)).transpose()?)
+}
+
+/// `keys` as the metadata store counts session epochs; it is written before the first session, and never changes.
+pub async fn with_epoch_base(store: &Arc<dyn MetaStore>, keys: KeySpace) -> Result<KeySpace, ClusterError> {
+    let epoch_base = cluster_record(store, &keys).await?.map_or(0, |record| record.epoch_base);
+    Ok(keys.with_epoch_base(epoch_base))
 }
 
 /// Whether a session of this cluster is on record, which is only after all its places were marked as its own.

@@ -69,6 +69,10 @@ pub struct ClusterImage {
     pub version: u64,
     /// The cluster's id.
     pub cluster_id: String,
+    /// When it was made, in milliseconds since the Unix epoch.
+    pub created_ms: i64,
+    /// Producer ids below this one belong to some broker's block.
+    pub next_producer_id: i64,
     /// The controller's session.
     pub controller: Option<SessionId>,
     /// Revision of the controller's key, for compares; 0 if there is no controller.

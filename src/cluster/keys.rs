@@ -16,7 +16,7 @@ pub enum Key {
     /// `controller`: [`ControllerRecord`](crate::format::metadata::ControllerRecord), on the controller's lease.
     Controller,
     /// `claims/<broker id>`: [`ClaimRecord`](crate::format::metadata::ClaimRecord), on the session's lease; the revision
-    /// that wrote it is the session's epoch.
+    /// that wrote it makes the session's epoch ([`KeySpace::epoch`]).
     Claim(i32),
     /// `brokers/<broker id>`: [`BrokerRecord`](crate::format::metadata::BrokerRecord), on the session's lease.
     Broker(i32),
@@ -30,6 +30,8 @@ pub enum Key {
     ProducerIds,
     /// `deletions/<topic id>`: [`DeletionRecord`](crate::format::metadata::DeletionRecord).
     Deletion(Uuid),
+    /// `rebuild`: [`RebuildRecord`](crate::format::metadata::RebuildRecord), while the store is filled from the bucket.
+    Rebuild,
 }
 
 /// Everything under `assignments/` says who leads what.
@@ -50,6 +52,7 @@ impl fmt::Display for Key {
             Self::Topic(name) => write!(f, "topics/{name}"),
             Self::Assignments(topic_id, chunk) => write!(f, "{ASSIGNMENTS}{topic_id}/{chunk:05}"),
             Self::ProducerIds => f.write_str("producer-ids"),
+            Self::Rebuild => f.write_str("rebuild"),
             Self::Deletion(topic_id) => write!(f, "deletions/{topic_id}"),
         }
     }
@@ -63,6 +66,7 @@ impl Key {
                 "cluster" => Self::Cluster,
                 "controller" => Self::Controller,
                 "producer-ids" => Self::ProducerIds,
+                "rebuild" => Self::Rebuild,
                 _ => return None,
             },
             Some(("claims", id)) => Self::Claim(id.parse().ok()?),
@@ -80,16 +84,41 @@ impl Key {
     }
 }
 
-/// Where a cluster's keys are.
+/// No key has it: above all that a store counts to.
+const NO_REVISION: u64 = i64::MAX as u64;
+
+/// Where a cluster's keys are, and how its session epochs are counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeySpace {
     root: String,
+    epoch_base: u64,
 }
 
 impl KeySpace {
     /// The keys of the cluster called `cluster_name`.
     pub fn of_cluster(cluster_name: &str) -> Self {
-        Self { root: format!("/esker/{cluster_name}/") }
+        Self { root: format!("/esker/{cluster_name}/"), epoch_base: 0 }
+    }
+
+    /// The same keys in a metadata store whose revisions make session epochs only when `epoch_base` is added: one that was
+    /// rebuilt from the bucket (docs/adr/0006).
+    pub fn with_epoch_base(self, epoch_base: u64) -> Self {
+        Self { epoch_base, ..self }
+    }
+
+    /// What is added to revisions.
+    pub fn epoch_base(&self) -> u64 {
+        self.epoch_base
+    }
+
+    /// The session epoch that a claim written at `revision` makes.
+    pub fn epoch(&self, revision: u64) -> u64 {
+        self.epoch_base.saturating_add(revision)
+    }
+
+    /// The revision of a session's claim, for compares; one that no key has for sessions of before the store was rebuilt.
+    pub fn claim_revision(&self, session: SessionId) -> u64 {
+        session.epoch.checked_sub(self.epoch_base).filter(|revision| *revision > 0).unwrap_or(NO_REVISION)
     }
 
     /// What every key starts with.

@@ -35,6 +35,14 @@ pub struct Metrics {
     pub take_overs: Counter,
     /// Partitions that this broker told to move, as the controller.
     pub moves: Counter,
+    /// Backups of the catalogue that this broker wrote, as the controller.
+    pub backups: Counter,
+    /// Backups that failed and were tried again.
+    pub backup_errors: Counter,
+    /// When the newest backup was written, in seconds since the Unix epoch, as the controller knows it; 0 elsewhere.
+    pub backup_written_seconds: Gauge,
+    /// For how long a change of the catalogue has waited to be saved, in milliseconds; 0 if none waits.
+    pub backup_waiting_ms: Gauge,
 }
 
 impl Metrics {
@@ -45,6 +53,16 @@ impl Metrics {
         gauge("esker_cluster_topics", "Topics of the cluster", &it.topics);
         gauge("esker_cluster_partitions", "Partitions of the cluster", &it.partitions);
         gauge("esker_cluster_brokers", "Live brokers", &it.brokers);
+        gauge(
+            "esker_cluster_backup_written_seconds",
+            "Unix time of the newest backup of the catalogue, where this broker is the controller",
+            &it.backup_written_seconds,
+        );
+        gauge(
+            "esker_cluster_backup_waiting_ms",
+            "For how long a change of the catalogue has waited to be saved in the object store",
+            &it.backup_waiting_ms,
+        );
         let mut counter = |name, help, counter: &Counter| registry.register(name, help, counter.clone());
         counter("esker_cluster_images", "Images of the cluster made", &it.images);
         counter("esker_cluster_resyncs", "Full reads of the metadata after lost events", &it.resyncs);
@@ -60,6 +78,8 @@ impl Metrics {
         counter("esker_cluster_seals", "Streams of dead sessions sealed", &it.seals);
         counter("esker_cluster_take_overs", "Partitions of sealed streams given a new leader", &it.take_overs);
         counter("esker_cluster_moves", "Partitions told to move", &it.moves);
+        counter("esker_cluster_backups", "Backups of the catalogue written", &it.backups);
+        counter("esker_cluster_backup_errors", "Backups of the catalogue that failed", &it.backup_errors);
         counter("esker_cluster_producer_id_blocks", "Blocks of producer ids taken", &it.producer_id_blocks);
         it
     }

@@ -1,13 +1,14 @@
 //! Floor 3: sessions, who leads what, and the topics of the cluster, over the metadata store.
 //!
 //! [`Catalogue`] keeps a [`ClusterImage`] up to date and changes topics; the keys and values that it reads and writes are
-//! in [`keys`] and `format::metadata`. [`Sessions`] starts and ends the lives of brokers; [`identity`] keeps clusters apart. Everything that decides (`fold`, `topics`, `batch`) is pure.
+//! in [`keys`] and `format::metadata`. [`Sessions`] starts and ends the lives of brokers; [`identity`] keeps clusters apart; [`backup`] saves the catalogue in the object store. Everything that decides (`fold`, `topics`, `batch`) is pure.
 //!
 //! Invariants: one live session per broker id; leader epochs only grow; every change compares the controller's key and the
 //! revision of each record it replaces, so a controller that was paused changes nothing; a topic and all its assignments
 //! appear and disappear together.
 
 pub mod assignments;
+pub mod backup;
 mod batch;
 mod broker_ids;
 mod catalogue;
@@ -24,6 +25,7 @@ pub mod limits;
 pub mod metrics;
 pub mod placement;
 mod producer_ids;
+pub mod rebuild;
 mod registration;
 pub mod suspicion;
 #[cfg(test)]
@@ -31,6 +33,7 @@ mod tests;
 mod topics;
 
 pub use assignments::Handover;
+pub use backup::Backups;
 pub use broker_ids::IdWish;
 pub use catalogue::{Catalogue, CreatedTopic, TopicRef};
 pub use controller::{Controller, ControllerSettings, Reach};

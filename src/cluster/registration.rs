@@ -4,7 +4,7 @@
 //! [`Sessions::mark_sealed`], [`Sessions::register`], lead what the controller assigns,
 //! [`Registration::announce`].
 //!
-//! Order of the writes: the claim first (its revision is the session's epoch, so epochs only grow), then, in one
+//! Order of the writes: the claim first (its revision makes the session's epoch, so epochs only grow), then, in one
 //! transaction that compares the claim, the session's record. A crash between the two leaves a claim that ends with its
 //! lease, and no stream. A crash later leaves an unsealed session that the next start finds.
 //!
@@ -114,7 +114,7 @@ impl Sessions {
         self.mark_sealed(session, seq).await?;
         let claim_key = self.keys.key(&Key::Claim(session.broker_id));
         let broker_key = self.keys.key(&Key::Broker(session.broker_id));
-        let claim = Compare { key: claim_key.clone(), mod_revision: session.epoch };
+        let claim = Compare { key: claim_key.clone(), mod_revision: self.keys.claim_revision(session) };
         let gone = vec![Write::Delete { key: claim_key }, Write::Delete { key: broker_key }];
         // A conflict says that the id has a new session (or none): then there is nothing to take away.
         self.store.txn(vec![claim], gone).await?;
@@ -205,7 +205,7 @@ impl Sessions {
         }
         let claim_key = self.keys.key(&Key::Claim(identity.broker_id));
         let started_ms = self.clock.wall_ms();
-        let session = SessionId { broker_id: identity.broker_id, epoch: revision };
+        let session = SessionId { broker_id: identity.broker_id, epoch: self.keys.epoch(revision) };
         let claim = Compare { key: claim_key, mod_revision: revision };
         let record = SessionRecord { started_ms, sealed: None }.encode();
         let write = Write::Put { key: self.keys.key(&Key::Session(session)), value: record, lease: 0 };

@@ -5,6 +5,8 @@ mod ids;
 mod lives;
 pub mod picture;
 mod placing;
+mod rebuilding;
+mod saving;
 mod suspecting;
 mod topic_rules;
 
@@ -113,6 +115,7 @@ fn keys_are_read_as_they_are_written() {
         (Key::Topic("a.b".to_owned()), "topics/a.b"),
         (Key::Assignments(id, 12), "assignments/00000000-0000-0000-0000-000000000005/00012"),
         (Key::ProducerIds, "producer-ids"),
+        (Key::Rebuild, "rebuild"),
         (Key::Deletion(id), "deletions/00000000-0000-0000-0000-000000000005"),
     ] {
         assert_eq!(key.to_string(), text);

@@ -6,6 +6,7 @@
 //! esker data directory        or: esker object store
 //! format: 1
 //! cluster: 5bF3nJ2pQxqk1o0yZ8dGwA
+//! epochs: 2000000000          object store only, and only if not 0: then its format is 2
 //! directory: 6f1c2a3e-…       data directory only
 //! broker: 1                   data directory only
 //! check: 0f3a99c1             CRC-32C of every byte above this line, as hex
@@ -18,8 +19,10 @@ use uuid::Uuid;
 use super::FormatError;
 use super::codec::crc32c;
 
-/// Newest format version this build writes and reads.
+/// Newest format version of a data directory that this build writes and reads.
 pub const VERSION: u16 = 1;
+/// Newest format version of an object store that this build writes and reads.
+pub const STORE_VERSION: u16 = 2;
 /// An identity is never longer than this, in bytes; more is not read.
 pub const MAX_BYTES: usize = 4096;
 
@@ -39,6 +42,8 @@ pub enum Identity {
     ObjectStore {
         /// The cluster's id.
         cluster_id: String,
+        /// The `epoch_base` of the metadata store that the bucket goes with (docs/adr/0006); 0 unless that was rebuilt.
+        epoch_base: u64,
     },
 }
 
@@ -46,7 +51,7 @@ impl Identity {
     /// The cluster's id.
     pub fn cluster_id(&self) -> &str {
         match self {
-            Self::DataDirectory { cluster_id, .. } | Self::ObjectStore { cluster_id } => cluster_id,
+            Self::DataDirectory { cluster_id, .. } | Self::ObjectStore { cluster_id, .. } => cluster_id,
         }
     }
 
@@ -59,10 +64,20 @@ impl Identity {
 
     /// The text.
     pub fn encode(&self) -> String {
-        let mut text = format!("{}\nformat: {VERSION}\ncluster: {}\n", self.title(), self.cluster_id());
-        if let Self::DataDirectory { directory_id, broker_id, .. } = self {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "directory: {directory_id}\nbroker: {broker_id}\n");
+        let version = match self {
+            Self::ObjectStore { epoch_base, .. } if *epoch_base != 0 => STORE_VERSION,
+            _ => VERSION,
+        };
+        let mut text = format!("{}\nformat: {version}\ncluster: {}\n", self.title(), self.cluster_id());
+        // Writing to a String cannot fail.
+        match self {
+            Self::DataDirectory { directory_id, broker_id, .. } => {
+                let _ = write!(text, "directory: {directory_id}\nbroker: {broker_id}\n");
+            }
+            Self::ObjectStore { epoch_base: 0, .. } => {}
+            Self::ObjectStore { epoch_base, .. } => {
+                let _ = writeln!(text, "epochs: {epoch_base}");
+            }
         }
         let check = crc32c(text.as_bytes());
         let _ = writeln!(text, "check: {check:08x}");
@@ -84,12 +99,16 @@ impl Identity {
             value.ok_or(FormatError::Invalid(what))
         };
         let found: u16 = next("format")?.parse().map_err(|_| FormatError::Invalid(what))?;
-        if found > VERSION {
-            return Err(FormatError::Newer { what: "the identity", found, supported: VERSION });
+        let of_store = title == "esker object store";
+        let supported = if of_store { STORE_VERSION } else { VERSION };
+        if found > supported {
+            return Err(FormatError::Newer { what: "the identity", found, supported });
         }
         let cluster_id = next("cluster")?.to_owned();
-        let identity = if title == "esker object store" {
-            Self::ObjectStore { cluster_id }
+        let identity = if of_store {
+            let epochs = |text: &str| text.parse().map_err(|_| FormatError::Invalid(what));
+            let epoch_base = if found == 1 { 0 } else { epochs(next("epochs")?)? };
+            Self::ObjectStore { cluster_id, epoch_base }
         } else {
             let directory_id = next("directory")?.parse().map_err(|_| FormatError::Invalid(what))?;
             let broker_id = next("broker")?.parse().map_err(|_| FormatError::Invalid(what))?;

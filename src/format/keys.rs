@@ -4,6 +4,7 @@
 //! cluster                                      id of the cluster the bucket belongs to, and the format version
 //! log/<broker>-<epoch, 20 digits>/<seq, 20 digits>.seg    segment or seal
 //! ckpt/<broker>-<epoch, 20 digits>/<seq, 20 digits>.ckpt  checkpoint after segment seq
+//! catalogue/<revision, 20 digits>              backup of the catalogue as of a revision of the metadata store
 //! ```
 
 use crate::base::SessionId;
@@ -14,6 +15,20 @@ pub const CLUSTER: &str = "cluster";
 pub const LOG_PREFIX: &str = "log/";
 /// Every checkpoint.
 pub const CHECKPOINT_PREFIX: &str = "ckpt/";
+
+/// Every backup of the catalogue.
+pub const CATALOGUE_PREFIX: &str = "catalogue/";
+
+/// Key of the backup that shows the catalogue at `revision`; they list in the order of revisions.
+pub fn catalogue(revision: u64) -> String {
+    format!("catalogue/{revision:020}")
+}
+
+/// The revision of a catalogue backup's key; `None` for any other key.
+pub fn parse_catalogue(key: &str) -> Option<u64> {
+    let revision = key.strip_prefix(CATALOGUE_PREFIX)?.parse().ok()?;
+    (catalogue(revision) == key).then_some(revision)
+}
 
 /// Key of segment (or seal) `seq` of a session's stream.
 pub fn segment(session: SessionId, seq: u64) -> String {

@@ -50,8 +50,13 @@ pub enum MetadataError {
 
 /// One kind of value.
 pub trait MetadataValue: Serialize + DeserializeOwned {
-    /// Version that is written, and the newest that can be read.
+    /// Newest version, and the newest that can be read.
     const VERSION: u32 = 1;
+
+    /// Version that this value needs: the lowest that says all of it.
+    fn version(&self) -> u32 {
+        Self::VERSION
+    }
 
     /// The bytes to store.
     fn encode(&self) -> Bytes {
@@ -62,7 +67,7 @@ pub trait MetadataValue: Serialize + DeserializeOwned {
             value: &'a T,
         }
         // Invariant: these structs have text keys and no failing serializer, so JSON encoding cannot fail.
-        let bytes = serde_json::to_vec(&Versioned { v: Self::VERSION, value: self });
+        let bytes = serde_json::to_vec(&Versioned { v: self.version(), value: self });
         Bytes::from(bytes.unwrap_or_default())
     }
 
@@ -89,6 +94,10 @@ pub struct ClusterRecord {
     pub cluster_id: String,
     /// When, in milliseconds since the Unix epoch.
     pub created_ms: i64,
+    /// Added to the metadata store's revisions to make session epochs. 0 unless the store was rebuilt from the bucket: then
+    /// above every epoch that was seen there (docs/adr/0006). Version 2 if it is not 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch_base: u64,
 }
 
 /// The claim of a process on a broker id; on the session's lease. Its create revision is the session's epoch.
@@ -224,7 +233,20 @@ pub struct DeletionRecord {
     pub deleted_ms: i64,
 }
 
-impl MetadataValue for ClusterRecord {}
+/// The store is being filled from the bucket; gone once it is whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebuildRecord {
+    /// When that began, in milliseconds since the Unix epoch.
+    pub started_ms: i64,
+}
+
+impl MetadataValue for ClusterRecord {
+    const VERSION: u32 = 2;
+
+    fn version(&self) -> u32 {
+        if self.epoch_base == 0 { 1 } else { 2 }
+    }
+}
 impl MetadataValue for ClaimRecord {}
 impl MetadataValue for BrokerRecord {}
 impl MetadataValue for SessionRecord {}
@@ -233,8 +255,14 @@ impl MetadataValue for TopicRecord {}
 impl MetadataValue for AssignmentChunk {}
 impl MetadataValue for ProducerIdRecord {}
 impl MetadataValue for DeletionRecord {}
+impl MetadataValue for RebuildRecord {}
 
-mod session_text {
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+pub(super) mod session_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     use crate::base::SessionId;

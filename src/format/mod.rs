@@ -9,6 +9,7 @@
 //! | [`state`] | state of one partition | `docs/formats/checkpoint.md` |
 //! | [`checkpoint`] | states of all partitions of a session | `docs/formats/checkpoint.md` |
 //! | [`keys`] | object keys | `docs/formats/object.md` |
+//! | [`catalogue`] | backups of the catalogue | `docs/formats/catalogue.md` |
 //! | [`metadata`] | values of the metadata store | `docs/formats/metadata.md` |
 //! | [`metalog`] | file of the embedded metadata store | `docs/formats/metadata.md` |
 //! | [`identity`] | whom a directory or bucket belongs to | `docs/formats/identity.md` |
@@ -16,6 +17,7 @@
 //! Decoding never panics and never allocates more than the input's own length justifies: counts are checked against the
 //! bytes that are left.
 
+pub mod catalogue;
 pub mod checkpoint;
 pub mod codec;
 pub mod entry;

@@ -15,6 +15,7 @@ mod members;
 #[allow(dead_code, reason = "shared with the crash tests")]
 mod process;
 mod proxy;
+mod restore;
 mod security;
 mod server;
 #[path = "../support/wire.rs"]

@@ -3,7 +3,7 @@
 //! Results go to stdout, as aligned text or with `--json` as one JSON value; progress and errors go to stderr.
 
 pub mod cluster;
-mod table;
+pub mod table;
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -37,8 +37,10 @@ fn topic() -> TopicRecord {
 
 #[test]
 fn every_value_is_written_as_it_always_was() {
-    let cluster = ClusterRecord { cluster_id: "MkU3OEVBNTcwNTJENDM2Qk".to_owned(), created_ms: 1_700_000_000_000 };
+    let cluster =
+        ClusterRecord { cluster_id: "MkU3OEVBNTcwNTJENDM2Qk".to_owned(), created_ms: 1_700_000_000_000, epoch_base: 0 };
     golden("cluster_v1.json", &cluster);
+    golden("cluster_v2.json", &ClusterRecord { epoch_base: 1_000_000_042, ..cluster });
     let claim = ClaimRecord { directory_id: id(9), host: "host-a".to_owned(), pid: 77, started_ms: 1_700_000_000_000 };
     golden("claim_v1.json", &claim);
     let broker = BrokerRecord {
@@ -75,6 +77,7 @@ fn every_value_is_written_as_it_always_was() {
     golden("producer_ids_v1.json", &ProducerIdRecord { next_id: 3000 });
     let deletion = DeletionRecord { name: "orders".to_owned(), partitions: 3, deleted_ms: 1_700_000_000_000 };
     golden("deletion_v1.json", &deletion);
+    golden("rebuild_v1.json", &RebuildRecord { started_ms: 1_700_000_000_000 });
 }
 
 #[test]
