@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use esker::broker::BrokerSlot;
 use esker::frontend::kafka::{Front, serve_halves};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -183,6 +184,7 @@ enum Door {
 #[derive(Clone, Default)]
 pub struct Net {
     doors: Arc<Mutex<BTreeMap<i32, Door>>>,
+    slots: Arc<Mutex<BTreeMap<i32, BrokerSlot>>>,
     listeners: Arc<Mutex<BTreeMap<i32, Listener>>>,
     breakers: Arc<Mutex<Vec<Breaker>>>,
 }
@@ -198,6 +200,7 @@ impl Net {
     /// The process is gone, or its whole machine.
     pub fn close_door(&self, machine: i32, power: bool) {
         self.listeners.lock().remove(&machine);
+        self.slots.lock().remove(&machine);
         let mut doors = self.doors.lock();
         if power {
             doors.insert(machine, Door::Dark);
@@ -220,8 +223,20 @@ impl Net {
         listener.connections.wait().await;
     }
 
-    /// Asks a machine whether its process lives; no answer while the way is cut, the process pauses or the power is gone.
-    pub async fn ask(&self, world: &World, from: Place, machine: i32) -> io::Result<()> {
+    /// Brokers may ask this one what it knows.
+    pub fn listen_to_peers(&self, machine: i32, slot: BrokerSlot) {
+        self.slots.lock().insert(machine, slot);
+    }
+
+    /// Asks a machine's process; no answer while the way is cut, the process pauses or the power is gone. `tell` runs there
+    /// and gets the broker, if one is open.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        world: &World,
+        from: Place,
+        machine: i32,
+        tell: impl FnOnce(Option<BrokerSlot>) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
         let place = Place::Broker(machine);
         let (answer, answered) = tokio::sync::oneshot::channel();
         let (net, far) = (self.clone(), world.clone());
@@ -236,9 +251,11 @@ impl Net {
                 Some(Door::Open(runtime)) => {
                     runtime.spawn(async move {
                         let near = far.clone();
+                        let slot = net.slots.lock().get(&machine).cloned();
+                        let told = tell(slot);
                         far.after(latency_us(&far), move || {
                             if near.reaches(from, place) {
-                                let _ = answer.send(Ok(()));
+                                let _ = answer.send(told);
                             }
                         });
                     });

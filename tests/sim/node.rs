@@ -1,6 +1,7 @@
 //! One machine: a disk that stays, and the broker process that lives and dies on it.
 
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,15 +9,16 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use esker::app::node::{Node, NodeParts, Stage as Told};
+use esker::app::node::{Node, NodeParts, Stage as NodeStage};
 use esker::app::options::Doors;
 use esker::base::clock::Source;
 use esker::base::{Clock, Rng, SessionId, Tasks, TopicPartition};
-use esker::broker::NoPeers;
+use esker::broker::{BrokerSlot, Peers, Told};
 use esker::cache::MemoryPages;
 use esker::cluster::identity::{Place as Member, settle_cluster_id};
-use esker::cluster::{IdWish, KeySpace, ProbeOutcome, Reach, Sessions};
+use esker::cluster::{GRPC_ENDPOINT, IdWish, KeySpace, ProbeOutcome, Reach, Sessions};
 use esker::config::{ObjectStoreSetting, Settings};
+use esker::format::metadata::BrokerRecord;
 use esker::meta::MetaStore;
 use esker::objstore::hedge::{HedgePolicy, HedgeStore};
 use esker::objstore::retry::{RetryPolicy, RetryStore};
@@ -280,6 +282,7 @@ pub fn machine_at(host: &str) -> Option<i32> {
 }
 
 /// How one machine reaches the others.
+#[derive(Clone)]
 struct SimReach {
     surroundings: Surroundings,
     place: Place,
@@ -300,18 +303,48 @@ impl Reach for SimReach {
     }
 
     async fn probe(&self, endpoint: &str, timeout_ms: u64) -> ProbeOutcome {
-        let host = endpoint.split(':').next().unwrap_or(endpoint);
-        let machine = machine_at(host).expect("a machine was given its address here");
-        let asked = self.surroundings.net.ask(&self.surroundings.world, self.place, machine);
-        match tokio::time::timeout(Duration::from_millis(timeout_ms), asked).await {
-            Ok(Ok(())) => ProbeOutcome::Answered,
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => ProbeOutcome::Refused,
-            Ok(Err(_)) | Err(_) => ProbeOutcome::Silent,
+        match self.ask(endpoint, timeout_ms, |_| Ok(())).await {
+            Ok(()) => ProbeOutcome::Answered,
+            Err(io::ErrorKind::ConnectionRefused) => ProbeOutcome::Refused,
+            Err(_) => ProbeOutcome::Silent,
         }
     }
 
-    async fn traffic(&self, _: &str, _: u64) -> Result<Vec<(TopicPartition, u64)>, String> {
-        Ok(Vec::new())
+    async fn traffic(&self, endpoint: &str, timeout_ms: u64) -> Result<Vec<(TopicPartition, u64)>, String> {
+        let tell = |slot: Option<BrokerSlot>| Ok(slot.ok_or(io::ErrorKind::ConnectionRefused)?.current().traffic());
+        self.ask(endpoint, timeout_ms, tell).await.map_err(|kind| kind.to_string())
+    }
+}
+
+#[async_trait]
+impl Peers for SimReach {
+    async fn released(
+        &self,
+        broker: &BrokerRecord,
+        wanted: &[(TopicPartition, i32)],
+        timeout_ms: u64,
+    ) -> Result<Told, String> {
+        let endpoint = broker.endpoints.get(GRPC_ENDPOINT).ok_or("it has no gRPC endpoint")?;
+        let (session, wanted) = (broker.session, wanted.to_vec());
+        let tell = move |slot: Option<BrokerSlot>| {
+            Ok(slot.ok_or(io::ErrorKind::ConnectionRefused)?.current().released(session, &wanted))
+        };
+        self.ask(endpoint, timeout_ms, tell).await.map_err(|kind| kind.to_string())
+    }
+}
+
+impl SimReach {
+    async fn ask<T: Send + 'static>(
+        &self,
+        endpoint: &str,
+        timeout_ms: u64,
+        tell: impl FnOnce(Option<BrokerSlot>) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, io::ErrorKind> {
+        let host = endpoint.split(':').next().unwrap_or(endpoint);
+        let machine = machine_at(host).expect("a machine was given its address here");
+        let asked = self.surroundings.net.ask(&self.surroundings.world, self.place, machine, tell);
+        let answer = tokio::time::timeout(Duration::from_millis(timeout_ms), asked).await;
+        answer.map_err(|_| io::ErrorKind::TimedOut)?.map_err(|error| error.kind())
     }
 }
 
@@ -358,13 +391,14 @@ impl Life {
             disk: Arc::new(self.disk.clone()),
             data_dir: Path::new(&data_dir),
             identity,
-            reach: Arc::new(reach),
-            peers: Arc::new(NoPeers),
+            reach: Arc::new(reach.clone()),
+            peers: Arc::new(reach),
             doors,
         };
         let mut counters = Counters::default();
         let mut node =
             Node::start(parts, &mut counters, |phase| world.trace(&name, format_args!("phase: {phase}"))).await?;
+        net.listen_to_peers(self.id, node.slot().clone());
         net.listen(self.id, self.runtime.clone(), node.front().clone());
         while let Err(error) = node.open().await {
             world.trace(&name, format_args!("cannot open: {error}"));
@@ -376,11 +410,11 @@ impl Life {
         };
         serves(&node);
         let heard = |told, node: &Node| match told {
-            Told::Rejoining => {
+            NodeStage::Rejoining => {
                 *state.lock() = Stage::Starting;
                 world.trace(&name, format_args!("its session is over"));
             }
-            Told::Serving => serves(node),
+            NodeStage::Serving => serves(node),
         };
         node.serve(&self.stop, heard).await?;
         // As `serve` stops on a signal.
