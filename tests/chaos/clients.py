@@ -129,7 +129,7 @@ class Writer(threading.Thread):
                 self.broken = True
                 return
             now = time.monotonic()
-            # A duplicate that the broker knows only as one has no offset.
+            # None where the answer was lost and a later one showed that the record is there.
             offset = -1 if message.offset() is None else message.offset()
             self.counts["acked"] += 1
             self.slowest = max(self.slowest, now - sent)
