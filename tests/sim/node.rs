@@ -183,7 +183,7 @@ impl Machine {
         };
         let staged = state.clone();
         host.handle().spawn(async move {
-            let why = match life.run(&staged).await {
+            let why = match Box::pin(life.run(&staged)).await {
                 Ok(()) => "stopped as it was told".to_owned(),
                 Err(error) => format!("{error:#}"),
             };
