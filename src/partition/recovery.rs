@@ -136,7 +136,7 @@ async fn append_file(
             Ok(Step { appended: true, go_on: true })
         }
         CommitOutcome::LostTo(prelude) => {
-            stream.sealed = Prelude::decode(&prelude).is_ok_and(|prelude| prelude.kind == ObjectKind::Seal);
+            stream.sealed = is_seal(&prelude);
             Ok(STOP)
         }
     }
@@ -185,6 +185,11 @@ async fn seal(place: &RecoveryPlace, stream: &mut StreamState) -> Result<(), Str
                 stream.sealed = true;
                 return Ok(());
             }
+            // Another has ended the stream here. What lies before may be collected meanwhile, if nobody needs it.
+            CommitOutcome::LostTo(found) if is_seal(&found) => {
+                stream.sealed = true;
+                return Ok(());
+            }
             CommitOutcome::LostTo(_) => {
                 *stream = load_stream(&place.store, session).await?;
                 if stream.sealed {
@@ -199,6 +204,10 @@ async fn seal(place: &RecoveryPlace, stream: &mut StreamState) -> Result<(), Str
             }
         }
     }
+}
+
+fn is_seal(prelude: &[u8]) -> bool {
+    Prelude::decode(prelude).is_ok_and(|prelude| prelude.kind == ObjectKind::Seal)
 }
 
 fn has_frames(place: &RecoveryPlace, path: &Path) -> Result<bool, StreamError> {

@@ -105,6 +105,13 @@ fn a_session_whose_partitions_were_taken_ends() {
     }
 }
 
+/// A broker that was away for long goes on although the collector has taken what lay before the seal of its old stream.
+#[test]
+fn a_stream_that_was_sealed_and_collected_is_finished() {
+    let outcome = run_alone(Plan { brokers: 3, ..Plan::new(1382) });
+    assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
+}
+
 /// Two runs at a time, as a machine has two cores.
 fn both(plans: [Plan; 2]) -> [Outcome; 2] {
     std::thread::scope(|scope| {

@@ -303,7 +303,8 @@ impl Life {
         let fetched = match self.client.fetch(topic, *index, position, 20).await {
             Ok(fetched) => fetched,
             Err(failure) => {
-                self.office.may_repeat(&self.who, &failure);
+                let what = format!("{}, reading {topic}-{index} from {position},", self.who);
+                self.office.may_repeat(&what, &failure);
                 self.office.pause(20, 100).await;
                 return false;
             }

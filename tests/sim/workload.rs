@@ -92,7 +92,7 @@ impl Office {
             Failure::NoAnswer(_) => true,
             Failure::Code(code) if RETRIABLE.contains(code) => true,
             Failure::Code(code) => {
-                self.history.wrong(format!("{who} was answered with error {code}"));
+                self.history.wrong(format!("{who} was answered with error {code} at {} ms", self.world.now_ms()));
                 false
             }
         }
