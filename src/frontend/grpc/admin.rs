@@ -112,6 +112,66 @@ impl v1::admin_server::Admin for Admin {
             Some(Ok(_)) | None => Ok(Response::new(v1::DeleteTopicResponse {})),
         }
     }
+
+    async fn alter_topic_configs(
+        &self,
+        _: Request<v1::AlterTopicConfigsRequest>,
+    ) -> Result<Response<v1::AlterTopicConfigsResponse>, Status> {
+        Err(Status::unimplemented("this broker does not serve AlterTopicConfigs yet"))
+    }
+
+    async fn create_partitions(
+        &self,
+        _: Request<v1::CreatePartitionsRequest>,
+    ) -> Result<Response<v1::CreatePartitionsResponse>, Status> {
+        Err(Status::unimplemented("this broker does not serve CreatePartitions yet"))
+    }
+
+    async fn list_offsets(
+        &self,
+        _: Request<v1::ListOffsetsRequest>,
+    ) -> Result<Response<v1::ListOffsetsResponse>, Status> {
+        Err(Status::unimplemented("this broker does not serve ListOffsets yet"))
+    }
+
+    async fn delete_records(
+        &self,
+        _: Request<v1::DeleteRecordsRequest>,
+    ) -> Result<Response<v1::DeleteRecordsResponse>, Status> {
+        Err(Status::unimplemented("this broker does not serve DeleteRecords yet"))
+    }
+
+    async fn list_groups(&self, _: Request<v1::ListGroupsRequest>) -> Result<Response<v1::ListGroupsResponse>, Status> {
+        Err(Status::unimplemented("this broker does not serve ListGroups yet"))
+    }
+
+    async fn describe_group(
+        &self,
+        _: Request<v1::DescribeGroupRequest>,
+    ) -> Result<Response<v1::DescribeGroupResponse>, Status> {
+        Err(Status::unimplemented("this broker does not serve DescribeGroup yet"))
+    }
+
+    async fn delete_group(
+        &self,
+        _: Request<v1::DeleteGroupRequest>,
+    ) -> Result<Response<v1::DeleteGroupResponse>, Status> {
+        Err(Status::unimplemented("this broker does not serve DeleteGroup yet"))
+    }
+
+    async fn set_group_offsets(
+        &self,
+        _: Request<v1::SetGroupOffsetsRequest>,
+    ) -> Result<Response<v1::SetGroupOffsetsResponse>, Status> {
+        Err(Status::unimplemented("this broker does not serve SetGroupOffsets yet"))
+    }
+
+    async fn delete_group_offsets(
+        &self,
+        _: Request<v1::DeleteGroupOffsetsRequest>,
+    ) -> Result<Response<v1::DeleteGroupOffsetsResponse>, Status> {
+        Err(Status::unimplemented("this broker does not serve DeleteGroupOffsets yet"))
+    }
 }
 
 fn summary(topic: &Topic) -> v1::TopicSummary {
