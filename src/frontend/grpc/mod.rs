@@ -11,7 +11,7 @@
 pub mod admin;
 pub mod consumer;
 mod errors;
-mod forward;
+pub mod forward;
 mod incoming;
 pub mod peers;
 pub mod producer;
@@ -19,13 +19,19 @@ mod records;
 #[cfg(test)]
 mod tests;
 
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::Stream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
 use tonic_health::ServingStatus;
 
+use self::forward::{Dial, Forward};
 use crate::base::Clock;
 use crate::broker::BrokerSlot;
 use crate::config::GrpcSettings;
@@ -56,6 +62,25 @@ pub async fn serve(
     clock: Clock,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
+    let connections = incoming::limited(listener, settings.max_connections);
+    serve_connections(connections, settings, slot, clock, Forward::over_tcp(), stop).await
+}
+
+/// The same over connections of any kind; other brokers are reached by `dial`.
+///
+/// Errors: as [`serve`].
+pub async fn serve_connections<C>(
+    connections: impl Stream<Item = io::Result<C>>,
+    settings: &GrpcSettings,
+    slot: BrokerSlot,
+    clock: Clock,
+    dial: Dial,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error>
+where
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let forward = Arc::new(Forward::new(dial));
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", ServingStatus::Serving).await;
     for service in ["esker.v1.Admin", "esker.v1.Consumer", "esker.v1.Producer"] {
@@ -65,8 +90,8 @@ pub async fn serve(
     let (newer, older) = (readable(reflection().build_v1()), readable(reflection().build_v1alpha()));
     let admin = AdminServer::new(admin::Admin::new(slot.clone()));
     let limit = settings.max_message_bytes;
-    let producer =
-        ProducerServer::new(producer::Producer::new(slot.clone(), clock, limit)).max_decoding_message_size(limit);
+    let producer = producer::Producer::new(slot.clone(), clock, limit, forward);
+    let producer = ProducerServer::new(producer).max_decoding_message_size(limit);
     // What a batch holds is bounded where it is written.
     let consumer = ConsumerServer::new(consumer::Consumer::new(slot.clone())).max_encoding_message_size(usize::MAX);
     let peer = PeerServer::new(peers::Peer::new(slot)).max_encoding_message_size(peers::MAX_ANSWER_BYTES);
@@ -84,7 +109,7 @@ pub async fn serve(
         .add_service(producer)
         .add_service(consumer)
         .add_service(peer)
-        .serve_with_incoming_shutdown(incoming::limited(listener, settings.max_connections), stop.cancelled_owned())
+        .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
         .await
 }
 

@@ -44,7 +44,7 @@ struct Shared {
     slot: BrokerSlot,
     clock: Clock,
     max_message_bytes: usize,
-    forward: Forward,
+    forward: Arc<Forward>,
     /// Where records without keys go next.
     turn: AtomicU32,
 }
@@ -64,9 +64,9 @@ type Placed = (Vec<u32>, Vec<v1::Record>);
 type Begun = (i32, Vec<u32>, Result<PendingProduce, BrokerError>);
 
 impl Producer {
-    /// Writes to the broker in `slot`; requests to other brokers are at most `max_message_bytes` long.
-    pub fn new(slot: BrokerSlot, clock: Clock, max_message_bytes: usize) -> Self {
-        let (forward, turn) = (Forward::default(), AtomicU32::new(0));
+    /// Writes to the broker in `slot`, and through `forward` to others with requests of at most `max_message_bytes`.
+    pub fn new(slot: BrokerSlot, clock: Clock, max_message_bytes: usize, forward: Arc<Forward>) -> Self {
+        let turn = AtomicU32::new(0);
         Self { shared: Arc::new(Shared { slot, clock, max_message_bytes, forward, turn }) }
     }
 }
