@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 
 use crate::base::{SessionId, TopicPartition};
 use crate::format::state::PartitionState;
+use crate::objstore::StoreError;
 use crate::partition::{Acks, Appended, Log, LogError, Permit, ProducerView};
 use crate::protocol::batch::BatchHeader;
 
@@ -40,6 +41,9 @@ pub trait BrokerLog: fmt::Debug + Send + Sync + 'static {
 
     /// Moves log start up; resolves when that is committed, with the new log start.
     async fn move_log_start(&self, partition: TopicPartition, offset: i64) -> Result<i64, LogError>;
+
+    /// Whether nobody had sealed this session's stream when it was asked: what was known until then was all there was.
+    async fn is_current(&self) -> Result<bool, StoreError>;
 
     /// The session whose stream this is.
     fn session(&self) -> SessionId;
@@ -79,6 +83,10 @@ impl BrokerLog for Log {
 
     async fn move_log_start(&self, partition: TopicPartition, offset: i64) -> Result<i64, LogError> {
         Self::move_log_start(self, partition, offset).await
+    }
+
+    async fn is_current(&self) -> Result<bool, StoreError> {
+        Self::is_current(self).await
     }
 
     fn session(&self) -> SessionId {

@@ -20,6 +20,7 @@ pub mod peer;
 pub mod produce;
 pub mod read;
 pub mod slot;
+mod standing;
 pub mod topics;
 pub mod traffic;
 
@@ -39,6 +40,7 @@ pub use slot::BrokerSlot;
 
 pub use crate::cluster::Topic;
 
+use standing::Confirm;
 use traffic::Traffic;
 
 use crate::base::{Clock, TopicPartition};
@@ -84,6 +86,7 @@ pub struct Broker {
     clock: Clock,
     metrics: Metrics,
     traffic: Mutex<Traffic>,
+    confirm: Confirm,
 }
 
 impl fmt::Debug for Broker {
@@ -109,6 +112,7 @@ impl Broker {
             clock,
             metrics,
             traffic: Mutex::default(),
+            confirm: Confirm::default(),
         }
     }
 

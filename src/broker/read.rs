@@ -1,9 +1,10 @@
 //! Reading: fetch, offsets by time, leader epochs.
 
+use super::standing::Standing;
 use super::{Broker, BrokerError, Topic, check_leader_epoch, partition_of, readable_end};
-use crate::base::TopicPartition;
-use crate::fetch::{FetchRequest, PartitionFetch, TimestampHit};
-use crate::partition::Isolation;
+use crate::base::{ErrorKind, TopicPartition};
+use crate::fetch::{FetchError, FetchRequest, PartitionFetch, ReadResult, TimestampHit};
+use crate::partition::{Isolation, LogError};
 
 /// Which offset is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +46,19 @@ impl ListedOffset {
 
 impl Broker {
     /// Reads several partitions, waiting for more where the request says so. Dropping the future stops the wait.
+    ///
+    /// Only a session that nobody has fenced says that an offset lies past the end: one that was and does not know it yet
+    /// has an old end.
     pub async fn fetch(&self, request: &FetchRequest) -> Vec<PartitionFetch> {
-        let fetched = self.fetches.fetch(request).await;
+        let mut fetched = self.fetches.fetch(request).await;
+        if fetched.iter().any(|one| past_the_end(&one.result).is_some()) {
+            let standing = self.confirm.confirm(self.log.as_ref()).await;
+            for one in &mut fetched {
+                if let Some(offset) = past_the_end(&one.result) {
+                    one.result = unless_current(&standing, one, offset);
+                }
+            }
+        }
         let mut traffic = self.traffic.lock();
         for one in &fetched {
             if let Ok(read) = &one.result {
@@ -115,5 +127,29 @@ impl Broker {
             epoch = known;
         }
         Ok((epoch, view.log_end))
+    }
+}
+
+/// The offset that was asked for, if the answer is that the partition ends before it.
+fn past_the_end(result: &Result<ReadResult, FetchError>) -> Option<i64> {
+    match result {
+        Err(FetchError::Log(LogError::OffsetOutOfRange { offset, high_watermark, .. })) if offset > high_watermark => {
+            Some(*offset)
+        }
+        _ => None,
+    }
+}
+
+/// The answer as it is, from a session that stands; otherwise one after which the client looks for the leader again.
+fn unless_current(standing: &Standing, one: &PartitionFetch, offset: i64) -> Result<ReadResult, FetchError> {
+    let partition = one.partition;
+    match standing {
+        Standing::Current => one.result.clone(),
+        Standing::Over => Err(LogError::NotLeader(partition).into()),
+        Standing::Unknown(reason) => {
+            let reason =
+                format!("it lies past the end, and whether that is the end still cannot be confirmed: {reason}");
+            Err(FetchError::Store { kind: ErrorKind::Retriable, partition, offset, reason: reason.into() })
+        }
     }
 }

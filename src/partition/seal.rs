@@ -80,19 +80,52 @@ impl Log {
         if self.progress().borrow().fenced {
             return Ok(false);
         }
-        let key = keys::segment(self.session(), self.0.machine.lock().committed());
-        let taken = match self.0.store.get_range(&key, 0..PRELUDE_BYTES as u64).await {
-            Ok(bytes) => bytes,
-            Err(StoreError::NotFound { .. }) => return Ok(true),
-            Err(error) => return Err(error),
-        };
-        match Prelude::decode(&taken) {
-            Ok(prelude) if prelude.kind == ObjectKind::Seal => {
-                super::uploader::fence(self, &key, &taken);
+        let committed = self.0.machine.lock().committed();
+        match self.what_stands_at(committed).await? {
+            Found::Seal { key, bytes } => {
+                super::uploader::fence(self, &key, &bytes);
                 Ok(false)
             }
             // A segment of ours whose commit is about to be applied; or an object that the next upload will judge.
-            _ => Ok(true),
+            Found::Other | Found::Nothing => Ok(true),
         }
     }
+
+    /// Whether nobody had sealed this stream when it was asked: what this session knew of its partitions until then was all
+    /// there was to know. Unlike [`Log::probe_own_stream`] it looks behind segments of ours whose commit is not applied yet.
+    /// Fences nothing.
+    pub async fn is_current(&self) -> Result<bool, StoreError> {
+        if self.progress().borrow().fenced {
+            return Ok(false);
+        }
+        let mut seq = self.0.machine.lock().committed();
+        loop {
+            match self.what_stands_at(seq).await? {
+                Found::Seal { .. } => return Ok(false),
+                Found::Nothing => return Ok(true),
+                // Uploads under way are few.
+                Found::Other => seq += 1,
+            }
+        }
+    }
+
+    async fn what_stands_at(&self, seq: u64) -> Result<Found, StoreError> {
+        let key = keys::segment(self.session(), seq);
+        let bytes = match self.0.store.get_range(&key, 0..PRELUDE_BYTES as u64).await {
+            Ok(bytes) => bytes,
+            Err(StoreError::NotFound { .. }) => return Ok(Found::Nothing),
+            Err(error) => return Err(error),
+        };
+        Ok(match Prelude::decode(&bytes) {
+            Ok(prelude) if prelude.kind == ObjectKind::Seal => Found::Seal { key, bytes },
+            _ => Found::Other,
+        })
+    }
+}
+
+/// What a place of the own stream holds.
+enum Found {
+    Nothing,
+    Seal { key: String, bytes: Bytes },
+    Other,
 }

@@ -112,6 +112,13 @@ fn a_stream_that_was_sealed_and_collected_is_finished() {
     assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
 }
 
+/// A broker that wakes up and does not know yet that it was sealed tells nobody that a good offset is out of range.
+#[test]
+fn a_broker_that_slept_does_not_call_a_good_offset_out_of_range() {
+    let outcome = run_alone(Plan { brokers: 3, ..Plan::new(1118) });
+    assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
+}
+
 /// Two runs at a time, as a machine has two cores.
 fn both(plans: [Plan; 2]) -> [Outcome; 2] {
     std::thread::scope(|scope| {

@@ -7,11 +7,13 @@ use prometheus_client::registry::Registry;
 use uuid::Uuid;
 
 use crate::base::{Clock, Rng, SessionId, Tasks, TopicPartition};
+use crate::format::keys;
 use crate::format::state::PartitionState;
 use crate::objstore::ObjectStore;
 use crate::objstore::local::LocalStore;
 use crate::objstore::memory::MemoryStore;
 use crate::partition::recovery::{RecoveryPlace, finish_stream};
+use crate::partition::seal::seal_stream;
 use crate::partition::{Acks, Isolation, Log, LogLimits, LogMetrics, LogOptions, ReadSource, WalFsync};
 use crate::protocol::batch::{BatchHeader, build_batch};
 use crate::wal::LocalDisk;
@@ -95,4 +97,21 @@ async fn a_restart_finishes_the_old_stream_and_goes_on_behind_it() {
         assert_eq!(append(&log, "third", Acks::All).await, 2);
         log.close().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seal_is_seen_behind_a_segment_whose_commit_is_not_applied_yet() {
+    let store: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new(Clock::system()));
+    let log = start(&store, None, 1, PartitionState::default()).await;
+    append(&log, "one", Acks::All).await;
+    assert!(log.is_current().await.unwrap());
+    // An upload of this session has landed, its reply is on the way.
+    let seq = log.progress().borrow().committed;
+    let landed =
+        bytes::Bytes::from_static(b"longer than a seal: any object that is none will do for the listing of a stream");
+    store.put(&keys::segment(session(1), seq), landed.into()).await.unwrap();
+    assert!(log.is_current().await.unwrap());
+    assert_eq!(seal_stream(&store, &Rng::seeded(3), session(1)).await.unwrap(), seq + 1);
+    assert!(!log.is_current().await.unwrap());
+    assert!(log.probe_own_stream().await.unwrap(), "the next upload judges what stands at its place");
 }
