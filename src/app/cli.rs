@@ -7,6 +7,7 @@ use std::io::IsTerminal;
 use clap::{Arg, ArgMatches, Command};
 
 use super::commands::cluster::{self, ClusterCommand};
+use super::commands::completions;
 use super::restore;
 use crate::config::key::Kind;
 use crate::config::keys::KEYS;
@@ -45,6 +46,7 @@ pub fn parse(
     };
     match matches.subcommand() {
         Some(("serve", matches)) => Ok(Action::Serve(Box::new(settings(matches, variables, read_file)?))),
+        Some(("completions", matches)) => Ok(Action::Print(completions::script(matches, command()))),
         Some(("cluster", matches)) => match matches.subcommand() {
             Some(("restore", matches)) => {
                 let request = restore::Request::new(settings(matches, variables, read_file)?, matches);
@@ -96,12 +98,20 @@ fn command() -> Command {
         .disable_help_subcommand(true)
         .subcommand(serve_command())
         .subcommand(cluster_command())
+        .subcommand(completions::command())
+        .after_help(
+            "Examples:\n  esker serve\n  esker serve --object-store s3://bucket/prefix --metadata etcd://etcd-1,etcd-2,etcd-3\n  \
+             esker cluster status\n\nEach command has examples of its own: esker COMMAND --help. Results go to stdout, the rest to \
+             stderr.\nExit codes: 0 done, 1 failed, 2 not understood.",
+        )
 }
 
 fn serve_command() -> Command {
     let command = Command::new("serve").about("Run a broker").after_help(
         "Sizes: 65536, 512KiB, 8MiB. Durations: 250ms, 30s, 5min, 7d.\n\
-         Flags beat ESKER_… variables, which beat the file. See docs/configuration.md.",
+         Flags beat ESKER_… variables, which beat the file. See docs/configuration.md.\n\nExamples:\n  esker serve\n  \
+         esker serve --data-dir /var/lib/esker --kafka-listen 0.0.0.0:9092 --advertise broker-1:9092\n  \
+         esker serve --object-store s3://bucket/prefix --metadata etcd://etcd-1:2379,etcd-2:2379 --zone a",
     );
     with_settings(command, |_| true)
 }

@@ -39,10 +39,7 @@ pub fn main() -> ExitCode {
         .collect();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     match cli::parse(arguments, &variables, |path| std::fs::read_to_string(path)) {
-        Ok(Action::Print(text)) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
+        Ok(Action::Print(text)) => exit_code(commands::output::say(&text)),
         Ok(Action::Serve(loaded)) => exit_code(serve::run(&loaded)),
         Ok(Action::Cluster(command)) => exit_code(commands::run(commands::cluster::run(command))),
         Ok(Action::Restore(request)) => exit_code(restore::run(&request)),

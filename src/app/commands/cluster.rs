@@ -9,6 +9,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::json;
 use tonic::transport::Channel;
 
+use super::output::{pretty, say};
 use super::table::aligned;
 use super::{Remote, explain};
 use crate::protocol::grpc::v1::admin_client::AdminClient;
@@ -57,15 +58,25 @@ pub fn command() -> Command {
                 .default_value(DRAIN_TIMEOUT_S)
                 .value_parser(value_parser!(u64))
                 .help("How long to wait until it leads nothing; 0 does not wait"),
+        )
+        .after_help(
+            "Examples:\n  esker cluster drain 3 && systemctl stop esker\n  esker cluster drain 3 --timeout 0\n  esker cluster \
+             drain 3 --undo",
         );
+    let status = Command::new("status").about("Print how the cluster is").after_help(
+        "Examples:\n  esker cluster status\n  esker cluster status --json -b broker-1:9094 | jq .controller_id",
+    );
+    let brokers = Command::new("brokers")
+        .about("List the live brokers")
+        .after_help("Examples:\n  esker cluster brokers\n  esker cluster brokers --json | jq -r '.[].endpoints.grpc'");
     Command::new("cluster")
         .about("Look at a cluster's brokers; drain one")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .disable_help_subcommand(true)
         .args(Remote::arguments())
-        .subcommand(Command::new("status").about("Print how the cluster is"))
-        .subcommand(Command::new("brokers").about("List the live brokers"))
+        .subcommand(status)
+        .subcommand(brokers)
         .subcommand(drain)
         .after_help(
             "Examples:\n  esker cluster status\n  esker cluster brokers --json -b broker-1:9094,broker-2:9094\n  \
@@ -95,14 +106,12 @@ pub async fn run(command: ClusterCommand) -> anyhow::Result<()> {
     match command {
         ClusterCommand::Status(remote) => {
             let cluster = describe(&mut AdminClient::new(remote.connect().await?)).await?;
-            print!("{}", if remote.json { as_json(&cluster) } else { status_text(&cluster) });
-            Ok(())
+            say(&if remote.json { as_json(&cluster) } else { status_text(&cluster) })
         }
         ClusterCommand::Brokers(remote) => {
             let cluster = describe(&mut AdminClient::new(remote.connect().await?)).await?;
             let list = || serde_json::Value::from(cluster.brokers.iter().map(broker_json).collect::<Vec<_>>());
-            print!("{}", if remote.json { pretty(&list()) } else { brokers_text(&cluster) });
-            Ok(())
+            say(&if remote.json { pretty(&list()) } else { brokers_text(&cluster) })
         }
         ClusterCommand::Drain { remote, broker_id, undo, timeout_s } => {
             let mut admin = AdminClient::new(remote.connect().await?);
@@ -124,8 +133,7 @@ pub async fn run(command: ClusterCommand) -> anyhow::Result<()> {
                 (false, left) => format!("broker {broker_id} drains; {left} partitions are left\n"),
             };
             let result = json!({ "broker_id": broker_id, "draining": !undo, "partitions": left });
-            print!("{}", if remote.json { pretty(&result) } else { said });
-            Ok(())
+            say(&if remote.json { pretty(&result) } else { said })
         }
     }
 }
@@ -220,10 +228,6 @@ fn broker_json(broker: &Broker) -> serde_json::Value {
         "partitions": broker.partitions,
         "leaving_partitions": broker.leaving_partitions,
     })
-}
-
-fn pretty(value: &serde_json::Value) -> String {
-    format!("{value:#}\n")
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
-//! Commands that speak to a running cluster, through gRPC: `esker cluster …`.
+//! What people type besides `esker serve`: commands that ask a running cluster through gRPC (`esker cluster …`), and tools
+//! that look for themselves.
 //!
 //! Results go to stdout, as aligned text or with `--json` as one JSON value; progress and errors go to stderr.
 
 pub mod cluster;
+pub mod completions;
+pub mod output;
 pub mod table;
 
 use std::collections::BTreeMap;
@@ -16,8 +19,7 @@ use tonic::{Code, Status};
 
 /// Where commands connect when they are not told.
 const DEFAULT_BOOTSTRAP: &str = "127.0.0.1:9094";
-/// Names of the arguments that all commands have.
-const BOOTSTRAP: &str = "bootstrap";
+/// Name of an argument that all commands have.
 const JSON: &str = "json";
 /// Longest wait for a connection, in milliseconds.
 const CONNECT_TIMEOUT_MS: u64 = 3_000;
@@ -34,18 +36,21 @@ pub struct Remote {
 }
 
 impl Remote {
+    /// Name of the argument that says whom to ask.
+    pub const BOOTSTRAP: &str = "bootstrap";
+
     /// The arguments that [`Remote::parse`] reads.
     pub fn arguments() -> [Arg; 2] {
-        let bootstrap = Arg::new(BOOTSTRAP).long(BOOTSTRAP).short('b').value_name("HOST:PORT,…").help(format!(
-            "gRPC address of a broker, or of several [default: {DEFAULT_BOOTSTRAP}] [env: ESKER_BOOTSTRAP]"
-        ));
+        let bootstrap = Arg::new(Self::BOOTSTRAP).long(Self::BOOTSTRAP).short('b').value_name("HOST:PORT,…").help(
+            format!("gRPC address of a broker, or of several [default: {DEFAULT_BOOTSTRAP}] [env: ESKER_BOOTSTRAP]"),
+        );
         let json = Arg::new(JSON).long(JSON).action(ArgAction::SetTrue).help("Print the result as JSON");
         [bootstrap.global(true), json.global(true)]
     }
 
     /// What was typed, or is in `ESKER_BOOTSTRAP`.
     pub fn parse(matches: &ArgMatches, variables: &BTreeMap<String, String>) -> Self {
-        let typed = matches.get_one::<String>(BOOTSTRAP).or_else(|| variables.get("ESKER_BOOTSTRAP"));
+        let typed = matches.get_one::<String>(Self::BOOTSTRAP).or_else(|| variables.get("ESKER_BOOTSTRAP"));
         let text = typed.map_or(DEFAULT_BOOTSTRAP, String::as_str);
         let bootstrap = text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect();
         Self { bootstrap, json: matches.get_flag(JSON) }
@@ -74,9 +79,22 @@ impl Remote {
     }
 }
 
-/// Runs a command to its end on a small runtime of its own.
+/// Runs a command to its end on a small runtime of its own, or until ctrl-C: then it is dropped where it waits, which
+/// clears what is on the terminal.
 pub fn run(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            result = command => result,
+            interrupted = tokio::signal::ctrl_c() => match interrupted {
+                Ok(()) => Err(anyhow!("interrupted")),
+                Err(error) => Err(error.into()),
+            },
+        }
+    });
+    runtime.shutdown_background();
+    result
 }
 
 /// A status as an error for people.

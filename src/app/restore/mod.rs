@@ -25,6 +25,8 @@ use uuid::Uuid;
 use self::bucket::{Bucket, Seals};
 use self::machine::{Gathered, Known, Plan, plan};
 use self::report::{Report, State};
+use super::commands::Remote;
+use super::commands::output::say;
 use super::data_dir::DataDir;
 use super::logging::{self, Progress};
 use super::metadata_store::Metadata;
@@ -81,7 +83,13 @@ pub fn command() -> Command {
         .arg(flag("yes", "Do not ask before anything is changed"))
         .arg(flag("skip-damaged", "Go on without streams that cannot be read: what they alone hold is lost"))
         .arg(names)
-        .after_help("See docs/OPERATIONS.md, \"Losing etcd\".")
+        // It asks no broker: hides the flag that the other commands of `cluster` have.
+        .arg(Arg::new(Remote::BOOTSTRAP).long(Remote::BOOTSTRAP).short('b').hide(true))
+        .after_help(
+            "Examples:\n  esker cluster restore --dry-run --object-store s3://bucket/prefix --metadata etcd://etcd-1:2379\n  esker \
+             cluster restore --yes --object-store s3://bucket/prefix --metadata etcd://etcd-1:2379\n\nSee docs/OPERATIONS.md, \
+             \"Losing etcd\".",
+        )
 }
 
 /// Whether the command takes this setting.
@@ -93,6 +101,9 @@ pub fn takes(setting: &str) -> bool {
 impl Request {
     /// From what was typed. Errors: a sentence for people.
     pub fn new(loaded: Loaded, matches: &ArgMatches) -> Result<Self, String> {
+        if matches.contains_id(Remote::BOOTSTRAP) {
+            return Err("--bootstrap: this command asks no broker; none may run".to_owned());
+        }
         let mut names = BTreeMap::new();
         for text in matches.get_many::<String>("name-topic").into_iter().flatten() {
             let (id, name) = text.split_once('=').ok_or(format!("--name-topic '{text}': write ID=NAME"))?;
@@ -166,8 +177,7 @@ impl Work<'_> {
             check_directory(directory, &plan)?;
             let text = report(State::Found, &gathered, &plan);
             if self.options.consent == Consent::Never {
-                print!("{text}");
-                return Ok(());
+                return say(&text);
             }
             eprint!("{text}");
             confirm()?;
@@ -175,8 +185,7 @@ impl Work<'_> {
         let (gathered, plan) = self.plan(&known, Seals::Write).await?;
         check_directory(directory, &plan)?;
         self.write(&plan).await?;
-        print!("{}", report(State::Restored, &gathered, &plan));
-        Ok(())
+        say(&report(State::Restored, &gathered, &plan))
     }
 
     async fn plan(&self, known: &Known, seals: Seals) -> anyhow::Result<(Gathered, Plan)> {

@@ -1,0 +1,14 @@
+//! The command line as people and scripts use it: what each command prints, its `--json`, its errors and exit codes.
+//!
+//! One file per command. [`harness`] runs the binary and starts brokers on free ports.
+
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
+mod cluster;
+mod completions;
+#[allow(dead_code, reason = "tests of one command do not need all of it")]
+mod harness;
+#[path = "../support/process.rs"]
+#[allow(dead_code, reason = "shared with tests that need more of it")]
+mod process;
+mod serve;
