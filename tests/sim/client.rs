@@ -18,7 +18,7 @@ use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use uuid::Uuid;
 
-use crate::net::{Net, Stream};
+use crate::net::{Net, Port, Stream};
 use crate::node::machine_at;
 use crate::run::Mutant;
 use crate::world::{Place, SIDES, World};
@@ -40,6 +40,15 @@ pub enum Failure {
     NoAnswer(String),
     /// Kafka's error code.
     Code(i16),
+    /// A reason of the gRPC door, and whether it says that another try may succeed.
+    Told { reason: &'static str, retriable: bool },
+}
+
+impl Failure {
+    /// An idempotent producer's batch does not follow its last one.
+    pub fn is_out_of_order(&self) -> bool {
+        matches!(self, Self::Code(45) | Self::Told { reason: "REASON_OUT_OF_ORDER_SEQUENCE", .. })
+    }
 }
 
 impl From<io::Error> for Failure {
@@ -64,13 +73,24 @@ fn check(code: i16) -> Result<(), Failure> {
 #[derive(Debug)]
 pub struct Fetched {
     pub topic_id: Uuid,
-    /// The leader's, which the broker has checked.
-    pub epoch: i32,
+    /// The leader's, which the broker has checked; gRPC does not tell it.
+    pub epoch: Option<i32>,
     pub high_watermark: i64,
     /// What the same client was told before, if it was more.
     pub fell_from: Option<i64>,
     pub log_start: i64,
     pub records: Vec<Record>,
+}
+
+/// One batch after the other; the last one may be cut off by the size limit, and is left out then.
+pub fn whole_batches(mut bytes: Bytes) -> Vec<Bytes> {
+    let mut found = Vec::new();
+    while let Some(length) = BatchHeader::decode(&bytes).map(|header| header.total_bytes())
+        && length <= bytes.len()
+    {
+        found.push(bytes.split_to(length));
+    }
+    found
 }
 
 /// The machine that leads, and its epoch.
@@ -154,7 +174,7 @@ impl Client {
 
     async fn connection(&mut self, broker: i32) -> Result<&mut Connection, Failure> {
         if !self.connections.contains_key(&broker) {
-            let connected = self.net.connect(&self.world, self.side, broker);
+            let connected = self.net.connect(&self.world, self.side, broker, Port::Kafka);
             let connected = tokio::time::timeout(CONNECT_TIMEOUT, connected).await;
             let stream = connected.map_err(|_| Failure::NoAnswer("not connected".to_owned()))??;
             self.connections.insert(broker, Connection { stream, correlation: 0 });
@@ -367,12 +387,7 @@ impl Client {
         let before = self.watermarks.insert((topic.to_owned(), partition), high_watermark);
         let fell_from = before.filter(|before| *before > high_watermark);
         let mut found = Vec::new();
-        let mut rest = answer.records.clone().unwrap_or_default();
-        // The last batch may be cut off by the size limit.
-        while let Some(length) = BatchHeader::decode(&rest).map(|header| header.total_bytes())
-            && length <= rest.len()
-        {
-            let batch = rest.split_to(length);
+        for batch in whole_batches(answer.records.clone().unwrap_or_default()) {
             if self.mutant == Mutant::Skip && self.world.happens(0.01) {
                 continue;
             }
@@ -383,7 +398,8 @@ impl Client {
                 }
             }
         }
-        Ok(Fetched { topic_id, epoch: leader.epoch, high_watermark, fell_from, log_start, records: found })
+        let epoch = Some(leader.epoch);
+        Ok(Fetched { topic_id, epoch, high_watermark, fell_from, log_start, records: found })
     }
 
     /// Who coordinates a group.

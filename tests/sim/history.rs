@@ -42,6 +42,8 @@ pub struct Known {
     pub seen: BTreeMap<(Partition, i64), BTreeSet<RecordId>>,
     /// What the partitions hold in the end.
     pub found: BTreeMap<Partition, Vec<(i64, RecordId)>>,
+    /// The same, read through the gRPC door.
+    pub found_by_grpc: BTreeMap<Partition, Vec<(i64, RecordId)>>,
     /// The last offset of a group that was acknowledged, and the last that was tried.
     pub committed: BTreeMap<String, (i64, i64)>,
     /// Every try of a group to commit an offset, in order.
@@ -82,9 +84,17 @@ impl Known {
                 all.add("inconsistent offsets", &format!("{partition:?} gave at {offset}: {ids:?}"));
             }
             let Some(found) = self.found.get(partition) else { continue };
-            match found.iter().find(|(at, _)| at == offset) {
-                Some((_, id)) if ids.contains(id) => {}
+            match found.binary_search_by_key(offset, |(at, _)| *at).ok().map(|at| found[at]) {
+                Some((_, id)) if ids.contains(&id) => {}
                 other => all.add("read and gone", &format!("{partition:?} gave at {offset}: {ids:?}, now {other:?}")),
+            }
+        }
+        for (partition, found) in &self.found_by_grpc {
+            let kafka = self.found.get(partition).map_or(&[][..], Vec::as_slice);
+            if found != kafka {
+                let differs = found.iter().zip(kafka).find(|(one, other)| one != other);
+                let (here, there) = (found.len(), kafka.len());
+                all.add("doors", &format!("{partition:?}: {here} records by gRPC, {there} by Kafka; {differs:?}"));
             }
         }
         self.watermarks_only_grow(&mut all);

@@ -12,8 +12,10 @@ use esker::broker::BrokerSlot;
 use esker::frontend::kafka::{Front, serve_halves};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::transport::server::Connected;
 
 use crate::world::{Place, World};
 
@@ -163,7 +165,20 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// Where a broker takes connections.
+impl Connected for Stream {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+/// Which door of a broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    Kafka,
+    Grpc,
+}
+
+/// Where a broker takes connections of Kafka clients.
 struct Listener {
     runtime: tokio::runtime::Handle,
     front: Arc<Front>,
@@ -186,6 +201,8 @@ pub struct Net {
     doors: Arc<Mutex<BTreeMap<i32, Door>>>,
     slots: Arc<Mutex<BTreeMap<i32, BrokerSlot>>>,
     listeners: Arc<Mutex<BTreeMap<i32, Listener>>>,
+    /// Where connections of gRPC clients go.
+    callers: Arc<Mutex<BTreeMap<i32, mpsc::UnboundedSender<Stream>>>>,
     breakers: Arc<Mutex<Vec<Breaker>>>,
 }
 
@@ -200,6 +217,7 @@ impl Net {
     /// The process is gone, or its whole machine.
     pub fn close_door(&self, machine: i32, power: bool) {
         self.listeners.lock().remove(&machine);
+        self.callers.lock().remove(&machine);
         self.slots.lock().remove(&machine);
         let mut doors = self.doors.lock();
         if power {
@@ -213,6 +231,18 @@ impl Net {
     pub fn listen(&self, machine: i32, runtime: tokio::runtime::Handle, front: Arc<Front>) {
         let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
         self.listeners.lock().insert(machine, Listener { runtime, front, stop, connections });
+    }
+
+    /// gRPC clients and brokers are welcome: their connections come out here.
+    pub fn listen_to_callers(&self, machine: i32) -> mpsc::UnboundedReceiver<Stream> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.callers.lock().insert(machine, sender);
+        receiver
+    }
+
+    /// Nobody is let in through the gRPC door any more.
+    pub fn refuse_callers(&self, machine: i32) {
+        self.callers.lock().remove(&machine);
     }
 
     /// Kafka clients are not welcome any more; resolves when those who are there have got their replies.
@@ -266,7 +296,7 @@ impl Net {
     }
 
     /// Connects a client to a broker; refused while it does not listen, no answer while it cannot be reached.
-    pub async fn connect(&self, world: &World, from: Place, broker: i32) -> io::Result<Stream> {
+    pub async fn connect(&self, world: &World, from: Place, broker: i32, port: Port) -> io::Result<Stream> {
         let place = Place::Broker(broker);
         let (answer, answered) = tokio::sync::oneshot::channel();
         let (net, far_world) = (self.clone(), world.clone());
@@ -276,19 +306,30 @@ impl Net {
                 drop_later(&far_world, answer);
                 return;
             }
-            let listeners = net.listeners.lock();
-            let Some(listener) = listeners.get(&broker) else {
-                let _ = answer.send(Err(io::Error::from(io::ErrorKind::ConnectionRefused)));
-                return;
-            };
-            let (near, far) = connection(&far_world, from, place);
-            net.breakers.lock().push(near.breaker());
+            let _ = answer.send(net.accept(&far_world, from, broker, port));
+        });
+        answered.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    }
+
+    fn accept(&self, world: &World, from: Place, broker: i32, port: Port) -> io::Result<Stream> {
+        let (listeners, callers) = (self.listeners.lock(), self.callers.lock());
+        let there = if port == Port::Kafka { listeners.contains_key(&broker) } else { callers.contains_key(&broker) };
+        if !there {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        let (near, far) = connection(world, from, Place::Broker(broker));
+        self.breakers.lock().push(near.breaker());
+        if port == Port::Grpc {
+            if let Some(caller) = callers.get(&broker) {
+                // A server that has ended drops it: the other end sees that it is closed.
+                let _ = caller.send(far);
+            }
+        } else if let Some(listener) = listeners.get(&broker) {
             let peer = SocketAddr::from(([10, 0, 0, 1], 1024));
             let serving = serve_halves(listener.front.clone(), tokio::io::split(far), peer, listener.stop.clone());
             listener.connections.spawn_on(serving, &listener.runtime);
-            let _ = answer.send(Ok(near));
-        });
-        answered.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        }
+        Ok(near)
     }
 
     /// Breaks about one in `share` of all connections that were ever made and are still open.

@@ -19,17 +19,22 @@ use esker::cluster::identity::{Place as Member, settle_cluster_id};
 use esker::cluster::{GRPC_ENDPOINT, IdWish, KeySpace, ProbeOutcome, Reach, Sessions};
 use esker::config::{ObjectStoreSetting, Settings};
 use esker::format::metadata::BrokerRecord;
+use esker::frontend::grpc;
 use esker::meta::MetaStore;
 use esker::objstore::hedge::{HedgePolicy, HedgeStore};
 use esker::objstore::retry::{RetryPolicy, RetryStore};
 use esker::objstore::{Metrics, ObjectStore};
 use esker::partition::Log;
 use esker::partition::seal::seal_stream;
+use futures::StreamExt as _;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry as Counters;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::caller::dial;
 use crate::disk::SimDisk;
 use crate::meta::Registry;
 use crate::net::Net;
@@ -40,6 +45,8 @@ use crate::world::{Host, Place, WALL_START_MS, World};
 const SUPERVISOR_MS: u64 = 500;
 /// Pause before a start goes on after a failure, in milliseconds.
 const RETRY_MS: u64 = 500;
+/// How long gRPC calls may hold up a stop.
+const GRPC_STOP: Duration = Duration::from_millis(500);
 /// One request to the store is given up after this many milliseconds.
 const REQUEST_TIMEOUT_MS: u64 = 3_000;
 
@@ -269,7 +276,7 @@ struct Life {
 }
 
 /// The address of a machine.
-fn address(machine: i32) -> IpAddr {
+pub fn address(machine: i32) -> IpAddr {
     IpAddr::from([10, 0, 1, machine as u8])
 }
 
@@ -349,6 +356,19 @@ impl SimReach {
 }
 
 impl Life {
+    /// The gRPC door, as `serve` opens it.
+    fn open_grpc(&self, slot: &BrokerSlot, stop: &CancellationToken) -> JoinHandle<()> {
+        let Surroundings { world, net, .. } = &self.surroundings;
+        let connections = UnboundedReceiverStream::new(net.listen_to_callers(self.id)).map(Ok);
+        let dial = dial(world, net, Place::Broker(self.id));
+        let (settings, slot, clock, stop) =
+            (self.settings.grpc.clone(), slot.clone(), self.clock.clone(), stop.clone());
+        self.runtime.spawn(async move {
+            let served = grpc::serve_connections(connections, &settings, slot, clock, dial, stop).await;
+            served.expect("the gRPC door serves until it is told to stop");
+        })
+    }
+
     async fn run(self, state: &Mutex<Stage>) -> anyhow::Result<()> {
         let Self { clock, rng, .. } = &self;
         let Surroundings { world, net, bucket, registry } = &self.surroundings;
@@ -399,6 +419,8 @@ impl Life {
         let mut node =
             Node::start(parts, &mut counters, |phase| world.trace(&name, format_args!("phase: {phase}"))).await?;
         net.listen_to_peers(self.id, node.slot().clone());
+        let grpc_stop = CancellationToken::new();
+        let grpc = self.open_grpc(node.slot(), &grpc_stop);
         net.listen(self.id, self.runtime.clone(), node.front().clone());
         while let Err(error) = node.open().await {
             world.trace(&name, format_args!("cannot open: {error}"));
@@ -424,6 +446,9 @@ impl Life {
             world.trace(&name, format_args!("has drained"));
             let limit = Duration::from_millis(broker.stop_timeout_ms / 2);
             let _ = tokio::time::timeout(limit, net.stop_listening(self.id)).await;
+            net.refuse_callers(self.id);
+            grpc_stop.cancel();
+            let _ = tokio::time::timeout(GRPC_STOP, grpc).await;
             *state.lock() = Stage::Starting;
             node.stop(&self.tasks).await;
         };

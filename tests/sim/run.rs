@@ -13,6 +13,7 @@ use esker::partition::stream::load_stream;
 use futures::FutureExt as _;
 
 use crate::alone;
+use crate::caller::Way;
 use crate::history::{History, Partition};
 use crate::members::Member;
 use crate::meta::Registry;
@@ -35,6 +36,9 @@ const AFTERMATH_US: u64 = 15_000_000;
 const TROUBLE_US: u64 = 25_000_000;
 /// After the trouble everything must come to its end within this time.
 const HEALING_US: u64 = 120_000_000;
+
+/// The first producer of the gRPC door; those of the other have smaller numbers.
+const GRPC_PRODUCERS: u32 = 100;
 
 /// Most things that are told of the streams.
 const MOST_TOLD: usize = 5;
@@ -285,7 +289,9 @@ fn play(theatre: &mut Theatre, office: &Office, plan: Plan) {
     }
     let audit = Office { busy: Arc::default(), ..office.clone() };
     for partition in &partitions {
-        theatre.clients.handle().spawn(workload::read(audit.clone(), "auditor", partition.clone(), true));
+        for way in [None, Some(Way::ToTheEnd)] {
+            theatre.clients.handle().spawn(workload::read(audit.clone(), "auditor", partition.clone(), true, way));
+        }
     }
     theatre.run(theatre.now_us + TURN_US, |_| false);
     if !theatre.run(theatre.now_us + HEALING_US, |_| audit.busy.load(Ordering::SeqCst) == 0) {
@@ -350,11 +356,25 @@ fn spawn_clients(theatre: &Theatre, office: &Office, partitions: &[Partition]) {
             // With acks=1 a takeover may lose what was acknowledged, after which the producer cannot go on.
             idempotent: number % 3 != 2 && (number % 4 != 3 || office.brokers.len() == 1),
             acks: if number % 4 == 3 { 1 } else { -1 },
+            way: None,
         };
         runtime.spawn(producer.run(office.clone()));
     }
-    for partition in partitions {
-        runtime.spawn(workload::read(office.clone(), "reader", partition.clone(), false));
+    // Beside them, through the other door: streams and calls, one of each kind without a producer id.
+    for (number, partition) in (0..).zip(partitions) {
+        let producer = Producer {
+            number: GRPC_PRODUCERS + number,
+            partition: partition.clone(),
+            idempotent: number < 3,
+            acks: -1,
+            way: Some(if number % 2 == 0 { Way::Stream } else { Way::Calls }),
+        };
+        runtime.spawn(producer.run(office.clone()));
+    }
+    for (number, partition) in partitions.iter().enumerate() {
+        runtime.spawn(workload::read(office.clone(), "reader", partition.clone(), false, None));
+        let way = Some(if number % 2 == 0 { Way::Calls } else { Way::Stream });
+        runtime.spawn(workload::read(office.clone(), "gRPC reader", partition.clone(), false, way));
     }
     for number in 0..1 {
         runtime.spawn(workload::commit(office.clone(), format!("group-{number}"), "ledger".to_owned()));

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
@@ -32,6 +33,8 @@ use crate::protocol::partitioner::partition_of_key;
 const PIPELINE: usize = 256;
 /// Longest wait for an answer unless the request says otherwise, in milliseconds.
 const DEFAULT_TIMEOUT_MS: u64 = 30_000;
+/// A leader that a request was passed on to has so much longer than it was told, in milliseconds: its own answer is better.
+const FORWARD_GRACE_MS: u64 = 500;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -174,12 +177,12 @@ impl Shared {
             let image = &image;
             async move {
                 let limit = self.max_message_bytes;
-                let told = match self.forward.produce(&leader.grpc_endpoint, request, image, limit).await {
-                    Ok(answer) => answer.appended.into_iter().next().unwrap_or_default(),
-                    Err(status) => {
-                        let error = Some(detail(&status).unwrap_or_else(|| lost(&status)));
-                        Appended { error, base_offset: -1, ..Appended::default() }
-                    }
+                let asked = self.forward.produce(&leader.grpc_endpoint, request, image, limit);
+                let patience = Duration::from_millis(timeout_ms + FORWARD_GRACE_MS);
+                let told = match tokio::time::timeout(patience, asked).await {
+                    Ok(Ok(answer)) => answer.appended.into_iter().next().unwrap_or_default(),
+                    Ok(Err(status)) => unheard(detail(&status).unwrap_or_else(|| lost(status.message()))),
+                    Err(_) => unheard(lost("no answer in time")),
                 };
                 Appended { partition, records: positions, ..told }
             }
@@ -292,9 +295,14 @@ impl Shared {
     }
 }
 
+/// The leader told nothing but this.
+fn unheard(error: Error) -> Appended {
+    Appended { error: Some(error), base_offset: -1, ..Appended::default() }
+}
+
 /// The leader did not answer in words of ours: it may have written the records.
-fn lost(status: &Status) -> Error {
-    let message = format!("the partition's leader did not answer: {}", status.message());
+fn lost(why: &str) -> Error {
+    let message = format!("the partition's leader did not answer: {why}");
     Error { reason: Reason::Unavailable.into(), message, retriable: true, leader: None }
 }
 
