@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""The clients of a run: idempotent producers with acks=all, members of consumer groups, one reader without a group. All of
-librdkafka, all in this process, which runs on the clients' host and writes down what it sees, as lines of JSON.
+"""The clients of a run: idempotent producers with acks=all, members of consumer groups, one reader without a group; beside
+those of librdkafka some of the gRPC door (callers.py). All in this process, which runs on the clients' host and writes down what
+it sees, as lines of JSON.
 
     clients.py PLAN     where PLAN is JSON: bootstrap, topics (name: partitions), seed, history (a file), producers, groups,
-                        members, rate (records per second and producer);
+                        members, rate (records per second and producer), callers (producers of the gRPC door, with a reader),
+                        grpc (its addresses);
 perhaps even (partitions in turn), small (all records), tail (false: no reader without a group), metadata_ms (producers ask
 who leads so often)
 
@@ -321,6 +323,10 @@ def main():
     for at, group in enumerate(plan["groups"]):
         strategy = ("range", "cooperative-sticky")[at % 2]
         readers += [Reader(plan, history, f"{group}-{n}", group, strategy) for n in range(plan["members"])]
+    if plan.get("callers"):
+        import callers
+        writers += [callers.Caller(plan, history, n, encode) for n in range(plan["callers"])]
+        readers.append(callers.Tail(plan, history, decode))
     for thread in writers + readers:
         thread.start()
 

@@ -44,7 +44,8 @@ def alone(script, arguments):
         say("installing iproute2")
         subprocess.run("apt-get update -qq && apt-get install -y -qq --no-install-recommends iproute2", shell=True, check=True,
                        env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, stdout=subprocess.DEVNULL)
-    subprocess.run([ROOT / "tests/clients/python/run.sh", "install"], check=True)
+    for suite in ("python", "grpc"):
+        subprocess.run([ROOT / f"tests/clients/{suite}/run.sh", "install"], check=True)
     # Built here once, in the ordinary network.
     for server in ("minio", "etcd"):
         subprocess.run([ROOT / f"tests/support/{server}.sh", "install"], check=True, stdout=sys.stderr, env=servers())

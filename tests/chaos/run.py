@@ -42,9 +42,9 @@ class Clients:
     """The process of clients.py."""
 
     def __init__(self, cluster, history, seed, topics, **words):
-        plan = {"bootstrap": cluster.bootstrap, "topics": topics, "seed": seed, "history": str(history), "producers": 4,
+        plan = {"bootstrap": cluster.bootstrap, "grpc": [f"{broker.address}:9094" for broker in cluster.brokers], "topics": topics, "seed": seed, "history": str(history), "producers": 4,
                 "groups": ["g-range", "g-sticky"], "members": 3, "rate": 40, **words}
-        self.process = Process("clients", [sys.executable, "-B", ROOT / "tests/chaos/clients.py", json.dumps(plan)],
+        self.process = Process("clients", [ROOT / "tests/clients/grpc/run.sh", "exec", "-B", ROOT / "tests/chaos/clients.py", json.dumps(plan)],
                                cluster.folder / "clients.log", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self.process.child.stdout.readline().strip() == b"started", "the clients did not start: see clients.log"
 
@@ -82,7 +82,7 @@ class Run:
         from faults import Hand, Plan
         self.cluster.start()
         create_topics(self.cluster, TOPICS)
-        self.clients = Clients(self.cluster, self.history, self.arguments.seed, TOPICS)
+        self.clients = Clients(self.cluster, self.history, self.arguments.seed, TOPICS, callers=2)
         self.note(f"{self.arguments.brokers} brokers serve")
         plan, hand = Plan(self.arguments.seed, self.arguments.brokers, self.arguments.kinds), Hand(self.cluster)
         self.recover(time.monotonic())

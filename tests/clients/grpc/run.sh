@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# install | version | test [TEST…]; called by ../run.sh. Not for the reference: Apache Kafka has no gRPC.
+# install | version | test [TEST…] | exec ARGUMENTS… (Python with the packages and the stubs); called by ../run.sh. Not for the reference: Apache Kafka has no gRPC.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/../lib.sh"
@@ -25,6 +25,7 @@ install_grpc() {
 case $1 in
     install) install_grpc ;;
     version) "$venv/bin/python" -c 'import grpc; print("grpcio", grpc.__version__)' ;;
+    exec) PYTHONPATH="$stubs" exec "$venv/bin/python" "${@:2}" ;;
     test)
         [ "${ESKER_LANE:-file}" != kafka ] || die "Apache Kafka has no gRPC: this suite is for Esker"
         cd "$here" && PYTHONPATH="$stubs" exec "$venv/bin/python" -B -m unittest -v "${@:2}" ;;
