@@ -236,10 +236,12 @@ async fn start(
     let stalled_ms = node.stalled_ms();
     base.readiness.add_check(move || stall(&stalled_ms, COMMIT_STALL_MS));
 
+    let grpc_metrics = grpc::metrics::Metrics::register(&mut metrics);
     let _ = registry.set(metrics);
     let grpc_stop = CancellationToken::new();
     let (door, grpc_settings) = (taken.grpc.open()?, settings.grpc.clone());
-    let grpc = tokio::spawn(serve_grpc(door, grpc_settings, node.slot().clone(), clock.clone(), grpc_stop.clone()));
+    let (slot, clock) = (node.slot().clone(), clock.clone());
+    let grpc = tokio::spawn(serve_grpc(door, grpc_settings, slot, clock, grpc_metrics, grpc_stop.clone()));
     let kafka_stop = CancellationToken::new();
     let kafka = tokio::spawn(kafka::serve(taken.kafka.open()?, node.front().clone(), kafka_stop.clone()));
     let kafka = match taken.external {
@@ -261,9 +263,10 @@ async fn serve_grpc(
     settings: GrpcSettings,
     slot: BrokerSlot,
     clock: Clock,
+    metrics: grpc::metrics::Metrics,
     stop: CancellationToken,
 ) {
-    if let Err(error) = grpc::serve(listener, &settings, slot, clock, stop).await {
+    if let Err(error) = grpc::serve(listener, &settings, slot, clock, metrics, stop).await {
         tracing::error!(%error, "the gRPC server ended");
     }
 }

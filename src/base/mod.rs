@@ -9,6 +9,7 @@ pub mod crash;
 pub mod ids;
 pub mod kind;
 pub mod maps;
+pub mod per_ip;
 pub mod rng;
 pub mod tasks;
 

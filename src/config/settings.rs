@@ -439,13 +439,23 @@ pub struct GrpcSettings {
     pub listen: String,
     /// Connections at once; more wait.
     pub max_connections: usize,
+    /// Connections at once from one IP address; more are closed. 0 for no limit of its own.
+    pub max_connections_per_ip: usize,
     /// Bytes of the largest request message.
     pub max_message_bytes: usize,
+    /// Members of consumer groups that are kept for clients.
+    pub max_members: usize,
 }
 
 impl Default for GrpcSettings {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:9094".to_owned(), max_connections: 1_000, max_message_bytes: 16 << 20 }
+        Self {
+            listen: "127.0.0.1:9094".to_owned(),
+            max_connections: 1_000,
+            max_connections_per_ip: 0,
+            max_message_bytes: 16 << 20,
+            max_members: 1_000,
+        }
     }
 }
 

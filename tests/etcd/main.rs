@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
 
 mod broker;
+mod doors;
 mod drain;
 mod faults;
 mod history;

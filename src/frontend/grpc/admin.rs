@@ -2,22 +2,47 @@
 
 use tonic::{Request, Response, Status};
 
-use super::errors::{leader, status};
+use super::errors::{invalid, leader, status};
+use super::forward::Forward;
+use super::groups::Groups;
+use super::offsets::{Ask, At, Offsets, Patience};
 use crate::base::{HashMap, SessionId};
 use crate::broker::BrokerSlot;
-use crate::cluster::{ClusterImage, NewTopic, Topic, TopicRef, is_internal};
+use crate::cluster::{ClusterImage, ConfigChange, ConfigOp, NewPartitions, NewTopic, Topic, TopicRef, is_internal};
+use crate::partition::Isolation;
 use crate::protocol::grpc::v1;
+use crate::protocol::grpc::v1::PartitionOffset;
+use crate::protocol::grpc::v1::list_offsets_request::At as AskedAt;
+
+/// How long questions to leaders are repeated while leaders move, in milliseconds.
+const PATIENCE_MS: u64 = 10_000;
+/// Most partitions of one question.
+const MAX_PARTITIONS: usize = 10_000;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Admin {
     slot: BrokerSlot,
+    offsets: Offsets,
+    groups: Groups,
 }
 
 impl Admin {
-    /// Answers by the broker in `slot`.
-    pub fn new(slot: BrokerSlot) -> Self {
-        Self { slot }
+    /// Answers by the broker in `slot`; `offsets` asks leaders, `groups` coordinators.
+    pub fn new(slot: BrokerSlot, offsets: Offsets, groups: Groups) -> Self {
+        Self { slot, offsets, groups }
+    }
+}
+
+/// A call that came from another broker is answered from here.
+fn patience<T>(request: &Request<T>) -> Patience {
+    if Forward::was_forwarded(request.metadata()) { Patience::Forwarded } else { Patience::Ms(PATIENCE_MS) }
+}
+
+fn few_enough(partitions: usize) -> Result<(), Status> {
+    match partitions {
+        0..=MAX_PARTITIONS => Ok(()),
+        _ => Err(invalid(format!("one call names at most {MAX_PARTITIONS} partitions"))),
     }
 }
 
@@ -115,62 +140,119 @@ impl v1::admin_server::Admin for Admin {
 
     async fn alter_topic_configs(
         &self,
-        _: Request<v1::AlterTopicConfigsRequest>,
+        request: Request<v1::AlterTopicConfigsRequest>,
     ) -> Result<Response<v1::AlterTopicConfigsResponse>, Status> {
-        Err(Status::unimplemented("this broker does not serve AlterTopicConfigs yet"))
+        let v1::AlterTopicConfigsRequest { name, set, unset, validate_only } = request.into_inner();
+        if let Some(both) = unset.iter().find(|name| set.contains_key(*name)) {
+            return Err(invalid(format!("'{both}' is both in `set` and in `unset`")));
+        }
+        let mut changes: Vec<_> = set.into_iter().map(|(name, value)| (name, ConfigOp::Set(Some(value)))).collect();
+        changes.extend(unset.into_iter().map(|name| (name, ConfigOp::Delete)));
+        changes.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let broker = self.slot.current();
+        let altered = broker.alter_topic_configs(&name, &ConfigChange::Incremental(changes), validate_only).await;
+        altered.map_err(|error| status(&error, &broker.image()))?;
+        Ok(Response::new(v1::AlterTopicConfigsResponse {}))
     }
 
     async fn create_partitions(
         &self,
-        _: Request<v1::CreatePartitionsRequest>,
+        request: Request<v1::CreatePartitionsRequest>,
     ) -> Result<Response<v1::CreatePartitionsResponse>, Status> {
-        Err(Status::unimplemented("this broker does not serve CreatePartitions yet"))
+        let v1::CreatePartitionsRequest { name, partitions: total, validate_only } = request.into_inner();
+        let broker = self.slot.current();
+        let created = broker.create_partitions(&NewPartitions { name, total, assignments: None }, validate_only).await;
+        created.map_err(|error| status(&error, &broker.image()))?;
+        Ok(Response::new(v1::CreatePartitionsResponse {}))
     }
 
     async fn list_offsets(
         &self,
-        _: Request<v1::ListOffsetsRequest>,
+        request: Request<v1::ListOffsetsRequest>,
     ) -> Result<Response<v1::ListOffsetsResponse>, Status> {
-        Err(Status::unimplemented("this broker does not serve ListOffsets yet"))
+        let patience = patience(&request);
+        let v1::ListOffsetsRequest { topic, mut partitions, at, read_committed } = request.into_inner();
+        few_enough(partitions.len())?;
+        let broker = self.slot.current();
+        let image = broker.image();
+        let known = broker.topic(&image, &topic).map_err(|error| status(&error, &image))?;
+        if partitions.is_empty() {
+            partitions = (0..).zip(&known.partitions).map(|(index, _)| index).collect();
+        }
+        let at = match at {
+            Some(AskedAt::Latest(true)) => At::Latest,
+            Some(AskedAt::TimestampMs(ms)) => At::Timestamp(ms),
+            Some(AskedAt::Earliest(_) | AskedAt::Latest(false)) | None => At::Earliest,
+        };
+        let isolation = if read_committed { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
+        let asks: Vec<Ask> =
+            partitions.iter().map(|index| Ask { topic: topic.as_str().into(), partition: *index, at }).collect();
+        let listed = self.offsets.list(&asks, isolation, patience).await;
+        let offsets = partitions.into_iter().zip(listed).map(|(partition, listed)| {
+            let place = PartitionOffset { topic: topic.clone(), partition, ..PartitionOffset::default() };
+            match listed {
+                Ok(found) => PartitionOffset { offset: found.offset, leader_epoch: found.leader_epoch, ..place },
+                Err(error) => PartitionOffset { offset: -1, leader_epoch: -1, error: Some(error), ..place },
+            }
+        });
+        Ok(Response::new(v1::ListOffsetsResponse { offsets: offsets.collect() }))
     }
 
     async fn delete_records(
         &self,
-        _: Request<v1::DeleteRecordsRequest>,
+        request: Request<v1::DeleteRecordsRequest>,
     ) -> Result<Response<v1::DeleteRecordsResponse>, Status> {
-        Err(Status::unimplemented("this broker does not serve DeleteRecords yet"))
+        let patience = patience(&request);
+        let before = request.into_inner().before;
+        few_enough(before.len())?;
+        let moved = self.offsets.delete_records(&before, patience).await;
+        let log_start = before.into_iter().zip(moved).map(|(asked, moved)| match moved {
+            Ok(offset) => PartitionOffset { offset, leader_epoch: -1, error: None, ..asked },
+            Err(error) => PartitionOffset { offset: -1, leader_epoch: -1, error: Some(error), ..asked },
+        });
+        Ok(Response::new(v1::DeleteRecordsResponse { log_start: log_start.collect() }))
     }
 
     async fn list_groups(&self, _: Request<v1::ListGroupsRequest>) -> Result<Response<v1::ListGroupsResponse>, Status> {
-        Err(Status::unimplemented("this broker does not serve ListGroups yet"))
+        Ok(Response::new(self.groups.list().await))
     }
 
     async fn describe_group(
         &self,
-        _: Request<v1::DescribeGroupRequest>,
+        request: Request<v1::DescribeGroupRequest>,
     ) -> Result<Response<v1::DescribeGroupResponse>, Status> {
-        Err(Status::unimplemented("this broker does not serve DescribeGroup yet"))
+        Ok(Response::new(self.groups.describe(&request.into_inner().group).await?))
     }
 
     async fn delete_group(
         &self,
-        _: Request<v1::DeleteGroupRequest>,
+        request: Request<v1::DeleteGroupRequest>,
     ) -> Result<Response<v1::DeleteGroupResponse>, Status> {
-        Err(Status::unimplemented("this broker does not serve DeleteGroup yet"))
+        self.groups.delete(&request.into_inner().group).await?;
+        Ok(Response::new(v1::DeleteGroupResponse {}))
     }
 
     async fn set_group_offsets(
         &self,
-        _: Request<v1::SetGroupOffsetsRequest>,
+        request: Request<v1::SetGroupOffsetsRequest>,
     ) -> Result<Response<v1::SetGroupOffsetsResponse>, Status> {
-        Err(Status::unimplemented("this broker does not serve SetGroupOffsets yet"))
+        let v1::SetGroupOffsetsRequest { group, offsets } = request.into_inner();
+        few_enough(offsets.len())?;
+        if let Some(wrong) = offsets.iter().find(|offset| offset.offset < 0) {
+            return Err(invalid(format!("{} is no offset", wrong.offset)));
+        }
+        let failed = self.groups.set_offsets(&group, offsets).await?;
+        Ok(Response::new(v1::SetGroupOffsetsResponse { failed }))
     }
 
     async fn delete_group_offsets(
         &self,
-        _: Request<v1::DeleteGroupOffsetsRequest>,
+        request: Request<v1::DeleteGroupOffsetsRequest>,
     ) -> Result<Response<v1::DeleteGroupOffsetsResponse>, Status> {
-        Err(Status::unimplemented("this broker does not serve DeleteGroupOffsets yet"))
+        let v1::DeleteGroupOffsetsRequest { group, partitions } = request.into_inner();
+        few_enough(partitions.iter().map(|topic| topic.partitions.len()).sum())?;
+        let failed = self.groups.delete_offsets(&group, partitions).await?;
+        Ok(Response::new(v1::DeleteGroupOffsetsResponse { failed }))
     }
 }
 

@@ -1,49 +1,50 @@
 //! `esker.v1.Consumer`: reading partitions, and then waiting for more.
 //!
-//! A task per call reads ahead of the client by one answer at most; the next one is read when the client has taken the last
-//! and has credit left. Nothing is stored: a call that breaks is opened again where the client stands.
+//! A task per call reads ahead of the client ([`super::reading`] says how far); it ends with the call. Nothing is stored: a call
+//! that breaks is opened again where the client stands.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::errors::{explain, invalid};
-use super::records::{MESSAGE_BYTES, from_batches, joined};
-use crate::base::TopicPartition;
-use crate::broker::{Broker, BrokerError, BrokerSlot, OffsetSpec};
-use crate::fetch::session::NO_LEADER_EPOCH;
-use crate::fetch::{FetchRequest as Read, PartitionRequest, ReadResult};
+use super::consume::{self, Consume};
+use super::coordination::{Asker, Coordinators};
+use super::deadline;
+use super::errors::{explain, invalid, to_status};
+use super::forward::Forward;
+use super::metrics::Seats;
+use super::offsets::{Ask, At, Patience};
+use super::reading::{Gone, Library, Options, Outlet, PATIENCE_MS, Place, Reading, Told, failure};
+use crate::broker::partition_of;
 use crate::partition::Isolation;
 use crate::protocol::grpc::v1;
+use crate::protocol::grpc::v1::consume_request::Kind as Joining;
 use crate::protocol::grpc::v1::fetch_from::Start;
 use crate::protocol::grpc::v1::fetch_request::Kind as Asked;
-use crate::protocol::grpc::v1::fetch_response::Kind as Told;
-use crate::protocol::grpc::v1::{
-    Error, FetchData, FetchEnd, FetchFailure, FetchOpen, FetchRequest, FetchResponse, Reason,
-};
+use crate::protocol::grpc::v1::{ConsumeRequest, Error, FetchFrom, FetchOpen, FetchRequest, FetchResponse, Reason};
 
-/// Most bytes of batches in one answer, unless one batch alone has more.
-const ANSWER_BYTES: usize = 1 << 20;
-/// A wait for more records is begun anew after this long, in milliseconds.
-const WAIT_MS: u64 = 10_000;
 /// Most partitions of one call.
 const MAX_PARTITIONS: usize = 10_000;
+/// What group members that are kept here call themselves.
+const CLIENT_ID: &str = "esker-grpc";
 
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Consumer {
-    slot: BrokerSlot,
+    library: Library,
+    coordinators: Coordinators,
+    seats: Seats,
 }
 
 impl Consumer {
-    /// Reads from the broker in `slot`.
-    pub fn new(slot: BrokerSlot) -> Self {
-        Self { slot }
+    /// Reads with what is in `library`; members of groups ask `coordinators` and have `seats`.
+    pub fn new(library: Library, coordinators: Coordinators, seats: Seats) -> Self {
+        Self { library, coordinators, seats }
     }
 }
 
@@ -54,12 +55,34 @@ impl v1::consumer_server::Consumer for Consumer {
 
     async fn consume(
         &self,
-        _: Request<Streaming<v1::ConsumeRequest>>,
+        request: Request<Streaming<ConsumeRequest>>,
     ) -> Result<Response<Self::ConsumeStream>, Status> {
-        Err(Status::unimplemented("this broker does not serve Consume yet"))
+        let limit = deadline::of(request.metadata());
+        let host = request.extensions().get::<SocketAddr>().map(|peer| format!("/{}", peer.ip().to_canonical()));
+        let asker = Asker { client_id: CLIENT_ID.to_owned(), client_host: host.unwrap_or_default() };
+        let mut requests = request.into_inner();
+        let Some(Joining::Open(open)) = requests.message().await?.and_then(|first| first.kind) else {
+            return Err(invalid("the first message of a consume is `open`"));
+        };
+        consume::check(&open)?;
+        let seat = self.seats.take().ok_or_else(|| {
+            let message = "this broker keeps as many group members as it may (grpc.max_members)".to_owned();
+            to_status(&Error { reason: Reason::Overloaded.into(), message, retriable: true, leader: None })
+        })?;
+        let (answers, receiver) = mpsc::channel(1);
+        let outlet = Outlet::new(answers, consume::wrap, open.credit_bytes);
+        let member = Consume::new(self.library.clone(), self.coordinators.clone(), asker, open, outlet, seat);
+        let under_way = self.library.metrics.stream();
+        tokio::spawn(async move {
+            member.run(requests, limit).await;
+            drop(under_way);
+        });
+        Ok(Response::new(ReceiverStream::new(receiver).boxed()))
     }
 
     async fn fetch(&self, request: Request<Streaming<FetchRequest>>) -> Result<Response<Self::FetchStream>, Status> {
+        let forwarded = Forward::was_forwarded(request.metadata());
+        let limit = deadline::of(request.metadata());
         let mut asked = request.into_inner();
         let Some(Asked::Open(open)) = asked.message().await?.and_then(|first| first.kind) else {
             return Err(invalid("the first message of a fetch is `open`"));
@@ -68,210 +91,115 @@ impl v1::consumer_server::Consumer for Consumer {
             return Err(invalid(format!("a fetch names 1 to {MAX_PARTITIONS} partitions")));
         }
         let (answers, receiver) = mpsc::channel(1);
-        let call = Call::new(self.slot.clone(), open, answers);
+        let wrap = |told| FetchResponse { kind: Some(told) };
+        let outlet = Outlet::new(answers, wrap, open.credit_bytes);
+        let call = Call { library: self.library.clone(), open, forwarded, outlet };
+        let under_way = self.library.metrics.stream();
         tokio::spawn(async move {
-            let gone = call.answers.clone();
-            tokio::select! {
-                () = gone.closed() => {}
-                () = call.run(asked) => {}
-            }
+            deadline::within(limit, call.run(asked)).await;
+            drop(under_way);
         });
         Ok(Response::new(ReceiverStream::new(receiver).boxed()))
     }
 }
 
-/// A partition that is read.
-struct Place {
-    topic: Arc<str>,
-    index: i32,
-    partition: TopicPartition,
-    offset: i64,
-    /// Where the reading ends, if it is to.
-    until: Option<i64>,
-}
-
-/// The client has gone, or reads no more.
-struct Gone;
-
 struct Call {
-    slot: BrokerSlot,
+    library: Library,
     open: FetchOpen,
-    isolation: Isolation,
-    answers: mpsc::Sender<Result<FetchResponse, Status>>,
-    places: Vec<Place>,
-    /// Bytes that may still be sent; none if there is no limit.
-    credit: Option<i128>,
+    forwarded: bool,
+    outlet: Outlet<FetchResponse>,
 }
 
 impl Call {
-    fn new(slot: BrokerSlot, open: FetchOpen, answers: mpsc::Sender<Result<FetchResponse, Status>>) -> Self {
-        let isolation = if open.read_committed { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
-        let credit = (open.credit_bytes > 0).then(|| i128::from(open.credit_bytes));
-        Self { slot, open, isolation, answers, places: Vec::new(), credit }
-    }
-
-    async fn run(mut self, mut asked: Streaming<FetchRequest>) {
-        if self.begin().await.is_err() {
-            return;
-        }
-        while !self.places.is_empty() {
-            match self.wait_for_credit(&mut asked).await {
-                Ok(()) => {}
-                Err(Some(status)) => {
-                    let _ = self.answers.send(Err(status)).await;
-                    return;
-                }
-                Err(None) => return,
-            }
-            if self.pass().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Finds out where each partition begins.
-    async fn begin(&mut self) -> Result<(), Gone> {
-        let broker = self.slot.current();
-        for from in std::mem::take(&mut self.open.partitions) {
-            match self.place(&broker, &from).await {
-                Ok(place) => {
-                    self.places.push(place);
-                    self.end_those_that_are_read().await?;
-                }
-                Err(error) => {
-                    let error = explain(&error, &broker.image());
-                    self.tell(failure(&from.topic, from.partition, -1, error)).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn place(&self, broker: &Broker, from: &v1::FetchFrom) -> Result<Place, BrokerError> {
-        let topic = broker.topic(&broker.image(), &from.topic)?;
-        let end = async || broker.list_offset(&topic, from.partition, -1, OffsetSpec::Latest, self.isolation).await;
-        let spec = match from.start {
-            Some(Start::Offset(offset)) => Err(offset),
-            Some(Start::TimestampMs(at)) => Ok(OffsetSpec::Timestamp(at)),
-            Some(Start::Latest(true)) => Ok(OffsetSpec::Latest),
-            Some(Start::Latest(false)) | None => Ok(OffsetSpec::Earliest),
+    async fn run(&self, asked: Streaming<FetchRequest>) {
+        let read = async {
+            let places = self.begin().await?;
+            Reading::new(&self.library, self.options(), &self.outlet).run(places).await
         };
-        let offset = match spec {
-            Err(offset) => offset,
-            Ok(spec) => match broker.list_offset(&topic, from.partition, -1, spec, self.isolation).await?.offset {
-                // No record is that young.
-                -1 => end().await?.offset,
-                found => found,
-            },
-        };
-        let until = if self.open.stop_at_end { Some(end().await?.offset) } else { None };
-        let (index, partition) = (from.partition, topic.partition(from.partition));
-        Ok(Place { topic: from.topic.as_str().into(), index, partition, offset, until })
-    }
-
-    /// One fetch of all partitions; what came of it goes to the client. The next pass begins with another partition.
-    async fn pass(&mut self) -> Result<(), Gone> {
-        let broker = self.slot.current();
-        let left = self.credit.map_or(ANSWER_BYTES, |credit| usize::try_from(credit).unwrap_or(ANSWER_BYTES));
-        let max_bytes = left.clamp(1, ANSWER_BYTES);
-        let partitions = self.places.iter().map(|place| PartitionRequest {
-            partition: place.partition,
-            offset: place.offset,
-            max_bytes,
-            current_leader_epoch: NO_LEADER_EPOCH,
-        });
-        let partitions = partitions.collect();
-        let read = Read { partitions, min_bytes: 1, max_bytes, max_wait_ms: WAIT_MS, isolation: self.isolation };
-        let mut lost = Vec::new();
-        for (at, fetched) in broker.fetch(&read).await.into_iter().enumerate() {
-            match fetched.result {
-                Ok(read) => self.take(at, read, &mut lost).await?,
-                Err(error) => {
-                    let place = &self.places[at];
-                    let error = explain(&BrokerError::Read(error), &broker.image());
-                    self.tell(failure(&place.topic, place.index, place.offset, error)).await?;
-                    lost.push(at);
-                }
+        tokio::select! {
+            biased;
+            () = self.outlet.gone() => {}
+            status = self.listen(asked) => {
+                // Nobody may be there to hear it.
+                let _ = self.outlet.say(Err(status)).await;
             }
+            _ = read => {}
         }
-        for at in lost.into_iter().rev() {
-            self.places.remove(at);
-        }
-        self.end_those_that_are_read().await?;
-        if self.places.len() > 1 {
-            self.places.rotate_left(1);
-        }
-        Ok(())
     }
 
-    async fn take(&mut self, at: usize, read: ReadResult, lost: &mut Vec<usize>) -> Result<(), Gone> {
-        let place = &mut self.places[at];
-        if read.batches.is_empty() {
-            place.offset = place.offset.max(read.next_offset);
-            return Ok(());
-        }
-        let bytes = read.bytes() as u64 + MESSAGE_BYTES;
-        let (records, batches) = if self.open.raw_batches {
-            (Vec::new(), joined(&read.batches))
-        } else {
-            match from_batches(&read.batches, place.offset) {
-                Ok(records) => (records, Bytes::new()),
-                Err(error) => {
-                    let message = format!("records of {}-{} cannot be read: {error}", place.topic, place.index);
-                    let error = Error { reason: Reason::Corrupt.into(), message, ..Error::default() };
-                    let told = failure(&place.topic, place.index, place.offset, error);
-                    lost.push(at);
-                    return self.tell(told).await;
-                }
-            }
-        };
-        place.offset = read.next_offset;
-        let data = FetchData {
-            topic: place.topic.to_string(),
-            partition: place.index,
-            records,
-            batches,
-            bytes,
-            next_offset: read.next_offset,
-            high_watermark: read.limit,
-        };
-        if let Some(credit) = &mut self.credit {
-            *credit -= i128::from(bytes);
-        }
-        self.tell(Told::Data(data)).await
+    fn options(&self) -> Options {
+        let isolation = if self.open.read_committed { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
+        Options { isolation, raw_batches: self.open.raw_batches, forwarded: self.forwarded }
     }
 
-    async fn end_those_that_are_read(&mut self) -> Result<(), Gone> {
-        let (read, open): (Vec<Place>, Vec<Place>) =
-            self.places.drain(..).partition(|place| place.until.is_some_and(|until| place.offset >= until));
-        self.places = open;
-        for Place { topic, index, offset, .. } in read {
-            self.tell(Told::End(FetchEnd { topic: topic.to_string(), partition: index, next_offset: offset })).await?;
-        }
-        Ok(())
-    }
-
-    async fn tell(&self, kind: Told) -> Result<(), Gone> {
-        self.answers.send(Ok(FetchResponse { kind: Some(kind) })).await.map_err(|_| Gone)
-    }
-
-    /// Takes what credit has come; waits for some if there is none left. An error with a status is told; one without ends
-    /// the call: nobody will give credit any more.
-    async fn wait_for_credit(&mut self, asked: &mut Streaming<FetchRequest>) -> Result<(), Option<Status>> {
-        let Some(mut credit) = self.credit else { return Ok(()) };
-        while credit <= 0 {
+    /// Takes credit, where it counts; the status of what went wrong.
+    async fn listen(&self, mut asked: Streaming<FetchRequest>) -> Status {
+        while self.outlet.is_limited() {
             match asked.message().await {
-                Ok(Some(FetchRequest { kind: Some(Asked::Credit(more)) })) => credit += i128::from(more.bytes),
-                Ok(Some(_)) => return Err(Some(invalid("after `open` a fetch takes only `credit`"))),
-                Ok(None) => return Err(None),
-                Err(status) => return Err(Some(status)),
+                Ok(Some(FetchRequest { kind: Some(Asked::Credit(more)) })) => self.outlet.give(more.bytes),
+                Ok(Some(_)) => return invalid("after `open` a fetch takes only `credit`"),
+                Ok(None) => {
+                    self.outlet.close();
+                    break;
+                }
+                Err(status) => return status,
             }
         }
-        self.credit = Some(credit);
-        Ok(())
+        std::future::pending().await
     }
-}
 
-fn failure(topic: &str, partition: i32, next_offset: i64, error: Error) -> Told {
-    Told::Failure(FetchFailure { topic: topic.to_owned(), partition, next_offset, error: Some(error) })
+    /// Finds out where each partition begins and, if it is to, ends.
+    async fn begin(&self) -> Result<Vec<Place>, Gone> {
+        let broker = self.library.slot.current();
+        let image = broker.image();
+        let mut places = Vec::with_capacity(self.open.partitions.len());
+        let mut asks: Vec<(usize, bool, Ask)> = Vec::new();
+        for from in &self.open.partitions {
+            let topic = broker.topic(&image, &from.topic);
+            let found = topic.and_then(|topic| partition_of(&topic, from.partition).map(|_| topic));
+            let topic = match found {
+                Ok(topic) => topic,
+                Err(error) => {
+                    self.refuse(from, explain(&error, &image)).await?;
+                    continue;
+                }
+            };
+            let name: Arc<str> = from.topic.as_str().into();
+            let ask = |at| Ask { topic: name.clone(), partition: from.partition, at };
+            let mut start = |at| {
+                asks.push((places.len(), true, ask(at)));
+                0
+            };
+            let offset = match from.start {
+                Some(Start::Offset(offset)) => offset,
+                Some(Start::TimestampMs(at)) => start(At::Timestamp(at)),
+                Some(Start::Latest(true)) => start(At::Latest),
+                Some(Start::Latest(false)) | None => start(At::Earliest),
+            };
+            if self.open.stop_at_end {
+                asks.push((places.len(), false, ask(At::Latest)));
+            }
+            places.push(Some(Place::new(&topic, from.partition, offset)));
+        }
+        let patience = if self.forwarded { Patience::Forwarded } else { Patience::Ms(PATIENCE_MS) };
+        let questions: Vec<Ask> = asks.iter().map(|(_, _, ask)| ask.clone()).collect();
+        let found = self.library.offsets.list(&questions, self.options().isolation, patience).await;
+        for ((at, is_start, ask), found) in asks.into_iter().zip(found) {
+            let Some(place) = &mut places[at] else { continue };
+            match found {
+                Ok(found) if is_start => place.offset = found.offset,
+                Ok(found) => place.until = Some(found.offset),
+                Err(error) => {
+                    places[at] = None;
+                    let told: Told = failure(&ask.topic, ask.partition, -1, error);
+                    self.outlet.tell(told).await?;
+                }
+            }
+        }
+        Ok(places.into_iter().flatten().collect())
+    }
+
+    async fn refuse(&self, from: &FetchFrom, error: Error) -> Result<(), Gone> {
+        self.outlet.tell(failure(&from.topic, from.partition, -1, error)).await
+    }
 }

@@ -1,12 +1,13 @@
 //! Errors of the broker as `esker.v1.Error`, and as gRPC statuses that carry one.
 
+use kafka_protocol::error::ResponseError as Kafka;
 use prost::Message as _;
 use prost_types::Any;
 use tonic::{Code, Status};
 
 use crate::base::{ErrorKind, TopicPartition};
 use crate::broker::BrokerError;
-use crate::cluster::{ClusterImage, GRPC_ENDPOINT};
+use crate::cluster::{ClusterImage, GRPC_ENDPOINT, TopicError};
 use crate::fetch::FetchError;
 use crate::partition::LogError;
 use crate::protocol::batch::BatchError;
@@ -50,7 +51,9 @@ pub fn leader(image: &ClusterImage, partition: TopicPartition) -> Option<Leader>
 
 fn reason(error: &BrokerError) -> Reason {
     match error {
-        BrokerError::UnknownTopic(_) | BrokerError::UnknownTopicId(_) => Reason::UnknownTopic,
+        BrokerError::UnknownTopic(_)
+        | BrokerError::UnknownTopicId(_)
+        | BrokerError::Topic(TopicError::UnknownTopic(_) | TopicError::UnknownTopicId(_)) => Reason::UnknownTopic,
         BrokerError::UnknownPartition { .. } => Reason::UnknownPartition,
         BrokerError::TimedOut => Reason::TimedOut,
         BrokerError::Batch(BatchError::TooLarge { .. }) => Reason::TooLarge,
@@ -80,6 +83,34 @@ fn log_reason(error: &LogError) -> Reason {
     }
 }
 
+/// An error of Kafka's protocol; `what` it happened to.
+pub fn explain_kafka(error: Kafka, what: &str) -> Error {
+    let reason = match error {
+        Kafka::GroupIdNotFound => Reason::UnknownGroup,
+        Kafka::UnknownTopicOrPartition => Reason::UnknownPartition,
+        Kafka::NotCoordinator | Kafka::CoordinatorNotAvailable | Kafka::CoordinatorLoadInProgress => {
+            Reason::Unavailable
+        }
+        Kafka::RequestTimedOut => Reason::TimedOut,
+        Kafka::GroupMaxSizeReached | Kafka::ThrottlingQuotaExceeded => Reason::Overloaded,
+        Kafka::NonEmptyGroup
+        | Kafka::GroupSubscribedToTopic
+        | Kafka::UnknownMemberId
+        | Kafka::IllegalGeneration
+        | Kafka::RebalanceInProgress
+        | Kafka::FencedInstanceId
+        | Kafka::InconsistentGroupProtocol => Reason::Conflict,
+        Kafka::InvalidGroupId
+        | Kafka::InvalidRequest
+        | Kafka::InvalidSessionTimeout
+        | Kafka::OffsetMetadataTooLarge
+        | Kafka::InvalidTopicException => Reason::Invalid,
+        _ => Reason::Internal,
+    };
+    let retriable = matches!(reason, Reason::Unavailable | Reason::TimedOut | Reason::Overloaded);
+    Error { reason: reason.into(), message: format!("{what}: {error}"), retriable, leader: None }
+}
+
 /// A request that contradicts itself.
 pub fn invalid(why: impl Into<String>) -> Status {
     let error = Error { reason: Reason::Invalid.into(), message: why.into(), retriable: false, leader: None };
@@ -89,7 +120,7 @@ pub fn invalid(why: impl Into<String>) -> Status {
 /// The status of an error.
 pub fn status(error: &BrokerError, image: &ClusterImage) -> Status {
     let code = match error {
-        BrokerError::Topic(crate::cluster::TopicError::AlreadyExists(_)) => Some(Code::AlreadyExists),
+        BrokerError::Topic(TopicError::AlreadyExists(_)) => Some(Code::AlreadyExists),
         BrokerError::Drain(error) if error.kind() == ErrorKind::NotFound => Some(Code::NotFound),
         _ => None,
     };
@@ -103,7 +134,7 @@ pub fn status(error: &BrokerError, image: &ClusterImage) -> Status {
 /// The status that carries `error`.
 pub fn to_status(error: &Error) -> Status {
     let code = match error.reason() {
-        Reason::UnknownTopic | Reason::UnknownPartition => Code::NotFound,
+        Reason::UnknownTopic | Reason::UnknownPartition | Reason::UnknownGroup => Code::NotFound,
         Reason::NotLeader | Reason::Unavailable => Code::Unavailable,
         Reason::OffsetOutOfRange => Code::OutOfRange,
         Reason::TimedOut => Code::DeadlineExceeded,
@@ -118,7 +149,8 @@ pub fn to_status(error: &Error) -> Status {
     with_detail(code, error)
 }
 
-fn with_detail(code: Code, error: &Error) -> Status {
+/// The status of this code that carries `error`.
+pub fn with_detail(code: Code, error: &Error) -> Status {
     let message = error.message.clone();
     let detail = Any { type_url: ERROR_TYPE.to_owned(), value: error.encode_to_vec() };
     let details = RpcStatus { code: code.into(), message: message.clone(), details: vec![detail] };

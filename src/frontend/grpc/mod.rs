@@ -1,20 +1,32 @@
 //! Floor 7: gRPC: writing ([`producer`]), reading ([`consumer`]), what operators ask ([`admin`]) and what other brokers ask
 //! ([`peers`]); server reflection and `grpc.health.v1`, so that `grpcurl` and load balancers need nothing else.
 //!
+//! Any broker answers any call: [`forward`] is the way to the others. Partitions are read by [`reading`] wherever they are led,
+//! [`offsets`] asks leaders, [`coordination`] the coordinators of groups; [`consume`] is a group's member for a client.
+//!
 //! Errors are gRPC statuses; [`errors`] says which. A call works with the one broker session that was there when it began.
 //!
-//! Invariant: at most `grpc.max_connections` connections are open (more wait in the listen queue), each with at most
-//! [`MAX_STREAMS`] calls under way; one whose other end is gone is found by pings and closed.
+//! Invariant: at most `grpc.max_connections` connections are open (more wait in the listen queue), of one address at most
+//! `grpc.max_connections_per_ip` (more are closed), each with at most [`MAX_STREAMS`] calls under way; one whose other end is
+//! gone is found by pings and closed. At most `grpc.max_members` members of consumer groups are kept.
 //!
 //! Nothing is stored: a crash or a cancelled call leaves nothing behind.
 
 pub mod admin;
+mod consume;
 pub mod consumer;
+mod coordination;
+mod deadline;
 mod errors;
 pub mod forward;
+mod groups;
 mod incoming;
+pub mod metrics;
+mod offsets;
 pub mod peers;
 pub mod producer;
+mod producing;
+mod reading;
 mod records;
 #[cfg(test)]
 mod tests;
@@ -60,13 +72,15 @@ pub async fn serve(
     settings: &GrpcSettings,
     slot: BrokerSlot,
     clock: Clock,
+    metrics: metrics::Metrics,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let connections = incoming::limited(listener, settings.max_connections);
-    serve_connections(connections, settings, slot, clock, Forward::over_tcp(), stop).await
+    let connections =
+        incoming::limited(listener, settings.max_connections, settings.max_connections_per_ip, metrics.clone());
+    serve_all(connections, settings, slot, clock, metrics, Forward::new(Forward::over_tcp()), stop).await
 }
 
-/// The same over connections of any kind; other brokers are reached by `dial`.
+/// The same over connections of any kind, which are not counted; other brokers are reached by `dial`.
 ///
 /// Errors: as [`serve`].
 pub async fn serve_connections<C>(
@@ -80,7 +94,23 @@ pub async fn serve_connections<C>(
 where
     C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    let forward = Arc::new(Forward::new(dial));
+    let metrics = metrics::Metrics::default();
+    serve_all(connections, settings, slot, clock, metrics, Forward::new(dial), stop).await
+}
+
+async fn serve_all<C>(
+    connections: impl Stream<Item = io::Result<C>>,
+    settings: &GrpcSettings,
+    slot: BrokerSlot,
+    clock: Clock,
+    metrics: metrics::Metrics,
+    forward: Forward,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error>
+where
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let forward = Arc::new(forward);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", ServingStatus::Serving).await;
     for service in ["esker.v1.Admin", "esker.v1.Consumer", "esker.v1.Producer"] {
@@ -88,12 +118,18 @@ where
     }
     // Tools speak one of the two.
     let (newer, older) = (readable(reflection().build_v1()), readable(reflection().build_v1alpha()));
-    let admin = AdminServer::new(admin::Admin::new(slot.clone()));
+    let offsets = offsets::Offsets::new(slot.clone(), forward.clone(), clock.clone());
+    let coordinators = coordination::Coordinators::new(slot.clone(), forward.clone(), clock.clone());
+    let groups = groups::Groups::new(coordinators.clone(), offsets.clone());
+    let admin = AdminServer::new(admin::Admin::new(slot.clone(), offsets.clone(), groups));
     let limit = settings.max_message_bytes;
-    let producer = producer::Producer::new(slot.clone(), clock, limit, forward);
+    let producer = producer::Producer::new(slot.clone(), clock.clone(), limit, forward.clone(), metrics.clone());
     let producer = ProducerServer::new(producer).max_decoding_message_size(limit);
+    let seats = metrics::Seats::new(settings.max_members, metrics.clone());
+    let library = reading::Library { slot: slot.clone(), forward, offsets, clock, metrics };
     // What a batch holds is bounded where it is written.
-    let consumer = ConsumerServer::new(consumer::Consumer::new(slot.clone())).max_encoding_message_size(usize::MAX);
+    let consumer = ConsumerServer::new(consumer::Consumer::new(library, coordinators, seats))
+        .max_encoding_message_size(usize::MAX);
     let peer = PeerServer::new(peers::Peer::new(slot)).max_encoding_message_size(peers::MAX_ANSWER_BYTES);
     Server::builder()
         .max_concurrent_streams(MAX_STREAMS)

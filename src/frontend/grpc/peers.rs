@@ -4,12 +4,15 @@ use bytes::{Bytes, BytesMut};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
+use super::coordination::{Asker, dispatch};
 use crate::base::{SessionId, TopicPartition};
 use crate::broker::{BrokerSlot, Told};
 use crate::format::codec::Cursor;
 use crate::format::state::PartitionState;
 use crate::protocol::grpc::internal;
-use crate::protocol::grpc::internal::{ReleasedRequest, ReleasedResponse, TrafficRequest, TrafficResponse};
+use crate::protocol::grpc::internal::{
+    CoordinateRequest, CoordinateResponse, ReleasedRequest, ReleasedResponse, TrafficRequest, TrafficResponse,
+};
 
 /// Largest answer, in bytes. States beyond it are left out: the stream holds them.
 pub const MAX_ANSWER_BYTES: usize = 32 << 20;
@@ -45,6 +48,17 @@ impl internal::peer_server::Peer for Peer {
             internal::traffic_response::Rate { partition: Some(name(partition)), bytes_per_second }
         });
         Ok(Response::new(TrafficResponse { rates: rates.collect() }))
+    }
+
+    async fn coordinate(&self, request: Request<CoordinateRequest>) -> Result<Response<CoordinateResponse>, Status> {
+        let CoordinateRequest { api_key, version, request, client_id, client_host } = request.into_inner();
+        let numbers = i16::try_from(api_key).ok().zip(i16::try_from(version).ok());
+        let (api_key, version) =
+            numbers.ok_or_else(|| Status::invalid_argument("API keys and versions have 16 bits"))?;
+        let asker = Asker { client_id, client_host };
+        let answered = dispatch(&self.slot.current(), api_key, version, &asker, request).await;
+        let response = answered.map_err(Status::invalid_argument)?;
+        Ok(Response::new(CoordinateResponse { response }))
     }
 }
 

@@ -3,38 +3,45 @@
 //! Records become batches and take the same way as those of Kafka clients. What was appended is not taken back: a call that is
 //! cancelled, or whose connection breaks, may have written its records.
 //!
-//! Invariant: at most [`PIPELINE`] requests of a stream wait for their answers; the next one is not read before.
+//! Batches go to the leaders of their partitions by [`super::producing`], in order for each partition of a call.
+//!
+//! Invariant: at most [`PIPELINE`] requests of a stream wait for their answers; the next one is not read before. All calls
+//! together hold at most [`HELD_BYTES`] of batches; beyond that streams are not read, and single requests wait.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
-use futures::stream::FuturesOrdered;
+use futures::stream::{FuturesOrdered, FuturesUnordered};
 use futures::{FutureExt as _, Stream, StreamExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::errors::{detail, explain, leader, status, to_status};
+use super::deadline;
+use super::errors::{explain, status, to_status};
 use super::forward::Forward;
+use super::metrics::Metrics;
+use super::producing::{Job, PIPELINE, ToPartition, Ways, lane};
 use super::records::{compression, to_batch};
-use crate::base::Clock;
-use crate::broker::{Broker, BrokerError, BrokerSlot, PendingProduce, Topic};
+use crate::base::{Clock, TopicPartition};
+use crate::broker::{Broker, BrokerSlot, Topic};
 use crate::partition::Acks;
+use crate::protocol::batch::BatchHeader;
 use crate::protocol::grpc::v1;
 use crate::protocol::grpc::v1::{Appended, Error, ProduceRequest, ProduceResponse, Reason};
 use crate::protocol::partitioner::partition_of_key;
 
-/// Requests of one stream that wait for their answers.
-const PIPELINE: usize = 256;
+/// Bytes of batches on their way, of all calls together.
+const HELD_BYTES: usize = 256 << 20;
+/// Partitions that a stream writes to at a time.
+const MAX_LANES: usize = 4_096;
 /// Longest wait for an answer unless the request says otherwise, in milliseconds.
 const DEFAULT_TIMEOUT_MS: u64 = 30_000;
-/// A leader that a request was passed on to has so much longer than it was told, in milliseconds: its own answer is better.
-const FORWARD_GRACE_MS: u64 = 500;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -48,8 +55,11 @@ struct Shared {
     clock: Clock,
     max_message_bytes: usize,
     forward: Arc<Forward>,
+    metrics: Metrics,
     /// Where records without keys go next.
     turn: AtomicU32,
+    /// Room for batches on their way, in bytes.
+    held: Arc<Semaphore>,
 }
 
 /// One partition's part of a request.
@@ -63,14 +73,17 @@ struct Part {
 /// Records that go to one partition, with their positions in the request.
 type Placed = (Vec<u32>, Vec<v1::Record>);
 
-/// An append of a part: what it is, and how it went so far.
-type Begun = (i32, Vec<u32>, Result<PendingProduce, BrokerError>);
-
 impl Producer {
     /// Writes to the broker in `slot`, and through `forward` to others with requests of at most `max_message_bytes`.
-    pub fn new(slot: BrokerSlot, clock: Clock, max_message_bytes: usize, forward: Arc<Forward>) -> Self {
-        let turn = AtomicU32::new(0);
-        Self { shared: Arc::new(Shared { slot, clock, max_message_bytes, forward, turn }) }
+    pub fn new(
+        slot: BrokerSlot,
+        clock: Clock,
+        max_message_bytes: usize,
+        forward: Arc<Forward>,
+        metrics: Metrics,
+    ) -> Self {
+        let (turn, held) = (AtomicU32::new(0), Arc::new(Semaphore::new(HELD_BYTES)));
+        Self { shared: Arc::new(Shared { slot, clock, max_message_bytes, forward, metrics, turn, held }) }
     }
 }
 
@@ -80,7 +93,7 @@ impl v1::producer_server::Producer for Producer {
 
     async fn produce(&self, request: Request<ProduceRequest>) -> Result<Response<ProduceResponse>, Status> {
         let forwarded = Forward::was_forwarded(request.metadata());
-        let answer = self.shared.unary(request.into_inner(), forwarded).await?;
+        let answer = self.shared.clone().unary(request.into_inner(), forwarded).await?;
         Ok(Response::new(answer))
     }
 
@@ -88,8 +101,15 @@ impl v1::producer_server::Producer for Producer {
         &self,
         request: Request<Streaming<ProduceRequest>>,
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
+        let forwarded = Forward::was_forwarded(request.metadata());
+        let limit = deadline::of(request.metadata());
         let (sender, receiver) = mpsc::channel(1);
-        tokio::spawn(pipeline(self.shared.clone(), request.into_inner(), sender));
+        let call = pipeline(self.shared.clone(), request.into_inner(), sender, forwarded);
+        let under_way = self.shared.metrics.stream();
+        tokio::spawn(async move {
+            deadline::within(limit, call).await;
+            drop(under_way);
+        });
         Ok(Response::new(ReceiverStream::new(receiver).boxed()))
     }
 
@@ -103,21 +123,120 @@ impl v1::producer_server::Producer for Producer {
     }
 }
 
+/// The way of one call: a lane for each partition.
+struct Lanes {
+    shared: Arc<Shared>,
+    ways: Arc<Ways>,
+    again: bool,
+    open: BTreeMap<TopicPartition, mpsc::Sender<Job>>,
+    running: FuturesUnordered<BoxFuture<'static, ()>>,
+}
+
+/// A request whose batches are made and have no room yet.
+struct Prepared {
+    id: u64,
+    deadline_ms: u64,
+    acks: Acks,
+    topic: Arc<Topic>,
+    parts: Vec<Part>,
+}
+
+impl Prepared {
+    /// What it takes of the room, in bytes: a batch that is larger than all of it takes all.
+    fn bytes(&self) -> u32 {
+        let bytes: usize = self.parts.iter().map(|part| part.batch.len()).sum();
+        bytes.min(HELD_BYTES) as u32
+    }
+}
+
+impl Lanes {
+    fn new(shared: Arc<Shared>, forwarded: bool) -> Self {
+        let ways = Ways::new(shared.slot.clone(), shared.forward.clone(), shared.max_message_bytes, forwarded);
+        let (open, running) = (BTreeMap::new(), FuturesUnordered::new());
+        Self { shared, ways: Arc::new(ways), again: !forwarded, open, running }
+    }
+
+    /// Puts a request's batches on their way; the future is its answer.
+    fn begin(&mut self, prepared: Prepared, room: OwnedSemaphorePermit) -> BoxFuture<'static, ProduceResponse> {
+        let Prepared { id, deadline_ms, acks, topic, parts } = prepared;
+        let mut room = Some(room);
+        let mut due = Vec::with_capacity(parts.len());
+        for Part { partition, records, batch } in parts {
+            let (answer, told) = oneshot::channel();
+            let idempotent = BatchHeader::decode(&batch).is_some_and(|header| header.producer_id >= 0);
+            // All of a request's room is given back with its first batch that is done: the others follow at once.
+            let job = Job { batch, acks, idempotent, deadline_ms, answer, room: room.take() };
+            // A lane has room for all requests of a call; one that ended would drop the job, and with it its answer.
+            let _ = self.lane(&topic, partition).try_send(job);
+            due.push(async move {
+                match told.await {
+                    Ok(Ok(base_offset)) => Appended { partition, base_offset, records, error: None },
+                    Ok(Err(error)) => Appended { partition, base_offset: -1, records, error: Some(error) },
+                    Err(_) => Appended { partition, base_offset: -1, records, error: Some(Error::default()) },
+                }
+            });
+        }
+        async move { ProduceResponse { id, appended: join_all(due).await } }.boxed()
+    }
+
+    fn lane(&mut self, topic: &Arc<Topic>, partition: i32) -> &mpsc::Sender<Job> {
+        let (shared, ways, again, running) = (&self.shared, &self.ways, self.again, &self.running);
+        self.open.entry(topic.partition(partition)).or_insert_with(|| {
+            let (sender, jobs) = mpsc::channel(PIPELINE);
+            let way = Arc::new(ToPartition { ways: ways.clone(), topic: topic.clone(), partition });
+            running.push(lane(way, shared.clock.clone(), again, jobs).boxed());
+            sender
+        })
+    }
+
+    /// Keeps the lanes going; never resolves.
+    async fn run(&mut self) -> Infallible {
+        loop {
+            if self.running.next().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
 /// Answers a stream's requests in their order, each begun before the next is read. Ends with the stream, with its first
 /// error, or when nobody takes the answers any more.
 async fn pipeline(
     shared: Arc<Shared>,
     mut requests: Streaming<ProduceRequest>,
     answers: mpsc::Sender<Result<ProduceResponse, Status>>,
+    forwarded: bool,
 ) {
+    let mut lanes = Lanes::new(shared.clone(), forwarded);
     let mut due: FuturesOrdered<BoxFuture<'static, ProduceResponse>> = FuturesOrdered::new();
+    let mut next: Option<Prepared> = None;
     let mut open = true;
-    while open || !due.is_empty() {
+    while open || next.is_some() || !due.is_empty() {
+        if due.is_empty() && lanes.open.len() >= MAX_LANES {
+            lanes = Lanes::new(shared.clone(), forwarded);
+        }
+        let room_bytes = next.as_ref().map_or(0, Prepared::bytes);
+        let reads = open && next.is_none() && due.len() < PIPELINE && lanes.open.len() < MAX_LANES;
         tokio::select! {
             biased;
             Some(answer) = due.next() => if answers.send(Ok(answer)).await.is_err() { return },
-            request = requests.message(), if open && due.len() < PIPELINE => match request {
-                Ok(Some(request)) => due.push_back(shared.clone().begin(request).await),
+            room = shared.held.clone().acquire_many_owned(room_bytes), if next.is_some() => {
+                let (Ok(room), Some(prepared)) = (room, next.take()) else { return };
+                due.push_back(lanes.begin(prepared, room));
+            }
+            // What was taken goes on before more is.
+            never = lanes.run() => match never {},
+            request = requests.message(), if reads => match request {
+                Ok(Some(request)) => {
+                    let (id, asked) = (request.id, request.partition.unwrap_or(-1));
+                    match shared.prepare(request).await {
+                        Ok(prepared) => next = Some(prepared),
+                        Err(error) => {
+                            let failed = Appended { partition: asked, error: Some(error), ..Appended::default() };
+                            due.push_back(std::future::ready(ProduceResponse { id, appended: vec![failed] }).boxed());
+                        }
+                    }
+                }
                 Ok(None) => open = false,
                 Err(status) => {
                     let _ = answers.send(Err(status)).await;
@@ -130,71 +249,29 @@ async fn pipeline(
 }
 
 impl Shared {
-    /// One request of a stream: it has its place in the log on return; the future is its answer.
-    async fn begin(self: Arc<Self>, request: ProduceRequest) -> BoxFuture<'static, ProduceResponse> {
-        let (id, timeout_ms) = (request.id, timeout_ms(&request));
-        let asked = request.partition.unwrap_or(-1);
-        let begun = match self.parts(request).await {
-            Ok((broker, topic, acks, parts)) => Self::append(&broker, &topic, acks, timeout_ms, parts).await,
-            Err(error) => {
-                let failed = Appended { partition: asked, error: Some(error), ..Appended::default() };
-                return async move { ProduceResponse { id, appended: vec![failed] } }.boxed();
-            }
+    /// One request of its own.
+    async fn unary(self: Arc<Self>, request: ProduceRequest, forwarded: bool) -> Result<ProduceResponse, Status> {
+        let prepared = self.prepare(request).await.map_err(|error| to_status(&error))?;
+        let room = self.held.clone().acquire_many_owned(prepared.bytes()).await;
+        let room = room.map_err(|_| Status::unavailable("the broker stops"))?;
+        let mut lanes = Lanes::new(self, forwarded);
+        let answer = lanes.begin(prepared, room);
+        let ProduceResponse { id, appended } = tokio::select! {
+            biased;
+            answer = answer => answer,
+            never = lanes.run() => match never {},
         };
-        async move { ProduceResponse { id, appended: self.wait(begun, timeout_ms).await } }.boxed()
-    }
-
-    /// One request of its own: what others lead goes to them.
-    async fn unary(&self, request: ProduceRequest, forwarded: bool) -> Result<ProduceResponse, Status> {
-        let (id, timeout_ms) = (request.id, timeout_ms(&request));
-        let (acks, name) = (request.acks, request.topic.clone());
-        let (broker, topic, log_acks, parts) = self.parts(request).await.map_err(|error| to_status(&error))?;
-        let image = broker.image();
-        let elsewhere = |part: &Part| {
-            let assignment = topic.assignment(part.partition)?;
-            let there = leader(&image, topic.partition(part.partition))?;
-            (assignment.session.broker_id != broker.node_id()).then_some(there)
-        };
-        let (mut here, mut away) = (Vec::new(), Vec::new());
-        for part in parts {
-            match elsewhere(&part).filter(|_| !forwarded) {
-                Some(leader) => away.push((part, leader)),
-                None => here.push(part),
-            }
-        }
-        let begun = Self::append(&broker, &topic, log_acks, timeout_ms, here).await;
-        let sent = away.into_iter().map(|(part, leader)| {
-            let Part { partition, records: positions, batch } = part;
-            let request = ProduceRequest {
-                id,
-                topic: name.clone(),
-                partition: Some(partition),
-                batch,
-                acks,
-                timeout_ms: u32::try_from(timeout_ms).unwrap_or(u32::MAX),
-                ..ProduceRequest::default()
-            };
-            let image = &image;
-            async move {
-                let limit = self.max_message_bytes;
-                let asked = self.forward.produce(&leader.grpc_endpoint, request, image, limit);
-                let patience = Duration::from_millis(timeout_ms + FORWARD_GRACE_MS);
-                let told = match tokio::time::timeout(patience, asked).await {
-                    Ok(Ok(answer)) => answer.appended.into_iter().next().unwrap_or_default(),
-                    Ok(Err(status)) => unheard(detail(&status).unwrap_or_else(|| lost(status.message()))),
-                    Err(_) => unheard(lost("no answer in time")),
-                };
-                Appended { partition, records: positions, ..told }
-            }
-        });
-        let (mut appended, sent) = tokio::join!(self.wait(begun, timeout_ms), join_all(sent));
-        appended.extend(sent);
-        appended.sort_by_key(|one| one.partition);
         match appended.iter().find(|one| one.error.is_none()) {
             Some(_) => Ok(ProduceResponse { id, appended }),
             // Nothing was written.
             None => Err(to_status(&appended.into_iter().find_map(|one| one.error).unwrap_or_default())),
         }
+    }
+
+    async fn prepare(&self, request: ProduceRequest) -> Result<Prepared, Error> {
+        let (id, deadline_ms) = (request.id, self.clock.boot_ms() + timeout_ms(&request));
+        let (_, topic, acks, parts) = self.parts(request).await?;
+        Ok(Prepared { id, deadline_ms, acks, topic, parts })
     }
 
     /// What of a request goes to which partition.
@@ -267,43 +344,6 @@ impl Shared {
         }
         parts
     }
-
-    /// Appends the parts, in their order.
-    async fn append(broker: &Broker, topic: &Topic, acks: Acks, timeout_ms: u64, parts: Vec<Part>) -> Vec<Begun> {
-        let mut begun = Vec::with_capacity(parts.len());
-        for Part { partition, records, batch } in parts {
-            begun.push((partition, records, broker.produce(topic, partition, &batch, acks, timeout_ms).await));
-        }
-        begun
-    }
-
-    async fn wait(&self, begun: Vec<Begun>, timeout_ms: u64) -> Vec<Appended> {
-        let waits = begun.into_iter().map(async |(partition, records, judged)| {
-            let done = match judged {
-                Ok(pending) => pending.wait(timeout_ms).await,
-                Err(error) => Err(error),
-            };
-            match done {
-                Ok(appended) => Appended { partition, base_offset: appended.base_offset, records, error: None },
-                Err(error) => {
-                    let error = explain(&error, &self.slot.current().image());
-                    Appended { partition, base_offset: -1, records, error: Some(error) }
-                }
-            }
-        });
-        join_all(waits).await
-    }
-}
-
-/// The leader told nothing but this.
-fn unheard(error: Error) -> Appended {
-    Appended { error: Some(error), base_offset: -1, ..Appended::default() }
-}
-
-/// The leader did not answer in words of ours: it may have written the records.
-fn lost(why: &str) -> Error {
-    let message = format!("the partition's leader did not answer: {why}");
-    Error { reason: Reason::Unavailable.into(), message, retriable: true, leader: None }
 }
 
 fn timeout_ms(request: &ProduceRequest) -> u64 {

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::protocol::batch::{BatchBuilder, Compression, HEADER_BYTES, NewRecord, RecordError, records};
+use crate::partition::AbortedTxn;
+use crate::protocol::batch::{BatchBuilder, BatchHeader, Compression, HEADER_BYTES, NewRecord, RecordError, records};
 use crate::protocol::grpc::v1;
 
 /// Codec of a request.
@@ -35,6 +36,20 @@ pub fn to_batch(
         batch = batch.record(NewRecord { timestamp: timestamp_ms.unwrap_or(now_ms), key, value, headers });
     }
     batch.build()
+}
+
+/// The batches that readers are given: no control batches, and none of an aborted transaction, which is one of `aborted` (all that
+/// overlap the batches; none where aborted records are to be read).
+pub fn readable(batches: &[Bytes], aborted: &[AbortedTxn]) -> Vec<Bytes> {
+    let wanted = |batch: &&Bytes| {
+        // One that has no header is refused by whoever reads its records.
+        let Some(header) = BatchHeader::decode(batch) else { return true };
+        let of = |txn: &AbortedTxn| {
+            txn.producer_id == header.producer_id && (txn.first_offset..=txn.last_offset).contains(&header.base_offset)
+        };
+        !(header.is_control() || header.is_transactional() && aborted.iter().any(of))
+    };
+    batches.iter().filter(wanted).cloned().collect()
 }
 
 /// The records of whole batches from `offset` on, without control records.

@@ -1,21 +1,30 @@
 //! What the gRPC door says, without a network; tests/serve.rs and tests/etcd speak to real brokers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
 use tonic::Code;
+use tonic::metadata::MetadataMap;
 
 use super::errors::{detail, explain, invalid, status};
+use super::incoming::limited;
+use super::metrics::{LimitLabels, Metrics, Seats};
 use super::peers::{ask_released, rates_of, states_of, tell_released};
-use super::{admin, reflection};
+use super::records::{from_batches, readable, to_batch};
+use super::{admin, deadline, reflection};
 use crate::base::{SessionId, TopicPartition};
 use crate::broker::BrokerError;
 use crate::cluster::picture::{Picture, leaving, led, session};
 use crate::cluster::{DrainError, TopicError};
 use crate::format::state::PartitionState;
-use crate::partition::LogError;
+use crate::partition::{AbortedTxn, LogError};
+use crate::protocol::batch::{BatchHeader, Compression};
 use crate::protocol::grpc::internal;
-use crate::protocol::grpc::v1::Reason;
+use crate::protocol::grpc::v1::{Reason, Record};
 
 const OWN: SessionId = SessionId { broker_id: 1, epoch: 1 };
 const OTHER: SessionId = SessionId { broker_id: 2, epoch: 2 };
@@ -96,4 +105,114 @@ fn the_detail_says_who_leads() {
     let plain = detail(&invalid("no")).unwrap();
     assert_eq!((plain.reason(), plain.retriable, plain.message.as_str()), (Reason::Invalid, false, "no"));
     assert_eq!(detail(&tonic::Status::internal("a proxy said so")), None);
+}
+
+/// A batch of two records at `base_offset`, with these attribute bits.
+fn batch(base_offset: i64, producer_id: i64, bits: i16) -> Bytes {
+    let record = Record { value: Some(Bytes::from_static(b"v")), ..Record::default() };
+    let made = to_batch([record.clone(), record], 0, Compression::None, Some((producer_id, 0, 0)));
+    let mut header = BatchHeader::decode(&made).unwrap();
+    header.base_offset = base_offset;
+    header.attributes |= bits;
+    let mut bytes = BytesMut::new();
+    header.encode(&mut bytes);
+    bytes.extend_from_slice(&made[bytes.len()..]);
+    bytes.freeze()
+}
+
+#[test]
+fn records_of_aborted_transactions_and_markers_are_not_given() {
+    const TRANSACTIONAL: i16 = 0x10;
+    const CONTROL: i16 = 0x20;
+    let batches = [
+        batch(0, 7, TRANSACTIONAL),
+        batch(2, 8, TRANSACTIONAL),
+        batch(4, 7, 0),
+        batch(6, 7, TRANSACTIONAL | CONTROL),
+        batch(8, 7, TRANSACTIONAL),
+        batch(10, 8, TRANSACTIONAL),
+        batch(12, 8, TRANSACTIONAL | CONTROL),
+        batch(14, 9, 0),
+    ];
+    let aborted = |producer_id, first_offset, last_offset| AbortedTxn { producer_id, first_offset, last_offset };
+    let bases = |aborted: &[AbortedTxn]| {
+        let given = readable(&batches, aborted);
+        let offsets: Vec<i64> = from_batches(&given, 1).unwrap().iter().map(|record| record.offset).collect();
+        let bases: Vec<i64> = given.iter().map(|batch| BatchHeader::decode(batch).unwrap().base_offset).collect();
+        assert!(offsets.iter().all(|offset| *offset >= 1 && bases.contains(&(offset & !1))), "{offsets:?}");
+        bases
+    };
+    // Without a list all records are given, but no marker.
+    assert_eq!(bases(&[]), [0, 2, 4, 8, 10, 14]);
+    // Producer 7's first transaction was aborted, its second was not; what it wrote outside of them stays.
+    assert_eq!(bases(&[aborted(7, 0, 7)]), [2, 4, 8, 10, 14]);
+    assert_eq!(bases(&[aborted(8, 2, 13)]), [0, 4, 8, 14]);
+    assert_eq!(bases(&[aborted(7, 0, 7), aborted(8, 2, 13), aborted(9, 0, 99)]), [4, 8, 14]);
+    // A transaction that began before what is read.
+    assert_eq!(bases(&[aborted(7, -5, 7)]), [2, 4, 8, 10, 14]);
+    // Bytes without a header are left to whoever reads them, who refuses them.
+    assert!(from_batches(&readable(&[Bytes::from_static(b"short")], &[]), 0).is_err());
+}
+
+#[test]
+fn deadlines_are_read_as_grpc_writes_them() {
+    let read = |text: &str| {
+        let mut metadata = MetadataMap::new();
+        metadata.insert("grpc-timeout", text.parse().unwrap());
+        deadline::of(&metadata)
+    };
+    let known = [("2H", 7_200_000), ("3M", 180_000), ("4S", 4_000), ("250m", 250), ("5000u", 5), ("7000000n", 7)];
+    for (text, ms) in known {
+        assert_eq!(read(text), Some(Duration::from_millis(ms)), "{text}");
+    }
+    for wrong in ["", "5", "S", "-1S", "123456789S", "1x", "1 S", "٣S"] {
+        let metadata = wrong.parse().map(|value| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-timeout", value);
+            metadata
+        });
+        assert!(metadata.map_or(true, |metadata| deadline::of(&metadata).is_none()), "{wrong}");
+    }
+    assert_eq!(deadline::of(&MetadataMap::new()), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_without_a_reader_ends_at_its_deadline() {
+    deadline::within(Some(Duration::from_secs(3)), std::future::pending()).await;
+    deadline::within(None, std::future::ready(())).await;
+}
+
+#[tokio::test]
+async fn of_one_address_there_are_only_so_many_connections() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, metrics) = (listener.local_addr().unwrap(), Metrics::default());
+    let mut door = Box::pin(limited(listener, 10, 1, metrics.clone()));
+    let _one = TcpStream::connect(address).await.unwrap();
+    let first = door.next().await.unwrap().unwrap();
+    let mut two = TcpStream::connect(address).await.unwrap();
+    let mut byte = [0];
+    tokio::select! {
+        _ = door.next() => panic!("a second one was let in"),
+        read = two.read(&mut byte) => assert!(read.is_err() || read.is_ok_and(|count| count == 0), "it is closed"),
+    }
+    assert_eq!((metrics.connections.get(), metrics.accepted.get()), (1, 2));
+    let labels = LimitLabels { reason: "max_connections_per_ip" };
+    assert_eq!(metrics.refused.get_or_create(&labels).get(), 1);
+    drop(first);
+    assert_eq!(metrics.connections.get(), 0);
+    let _three = TcpStream::connect(address).await.unwrap();
+    assert!(door.next().await.unwrap().is_ok());
+}
+
+#[test]
+fn members_have_so_many_places() {
+    let metrics = Metrics::default();
+    let seats = Seats::new(1, metrics.clone());
+    let seat = seats.take().unwrap();
+    assert!(seats.take().is_none());
+    assert_eq!(metrics.members.get(), 1);
+    drop(seat);
+    assert!(seats.take().is_some());
+    assert_eq!(metrics.members.get(), 0);
+    assert_eq!(metrics.refused.get_or_create(&LimitLabels { reason: "max_members" }).get(), 1);
 }

@@ -1,6 +1,6 @@
 //! The Kafka front door: frames in, frames out; versions and errors are translated here, decisions are the broker's.
 //!
-//! - [`server`] listens and limits connections, of all and ([`per_ip`]) of one address; [`connection`] orders requests and replies of one;
+//! - [`server`] listens and limits connections, of all and ([`crate::base::per_ip`]) of one address; [`connection`] orders requests and replies of one;
 //! - [`versions`] is the table of what is served: API, versions, handler;
 //! - [`call`] decodes a request (after [`crate::protocol::shape`] has walked its bytes) and encodes its reply;
 //! - the other files are the handlers, by area; [`errors`] maps typed errors to Kafka's codes.
@@ -16,7 +16,6 @@ pub mod errors;
 mod frame;
 mod gate;
 pub mod metrics;
-mod per_ip;
 pub mod server;
 mod versions;
 

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::metrics::CloseLabels;
-use super::per_ip::PerIp;
 use super::{Front, connection};
+use crate::base::per_ip::PerIp;
 
 /// Pause after a failed accept (out of file descriptors, mostly), in milliseconds.
 const ACCEPT_PAUSE_MS: u64 = 100;

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import unittest
+import urllib.request
 import uuid
 
 import grpc
@@ -21,6 +22,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from esker.v1 import admin_pb2, admin_pb2_grpc, common_pb2, consumer_pb2, consumer_pb2_grpc, producer_pb2, producer_pb2_grpc
 from esker.v1.common_pb2 import Header, Record
+from esker.v1.consumer_pb2 import ConsumeCommit, ConsumeOpen, ConsumeReleased, ConsumeRequest
 from esker.v1.consumer_pb2 import FetchCredit, FetchFrom, FetchOpen, FetchRequest
 from esker.v1.producer_pb2 import ProducerState, ProduceRequest
 
@@ -79,6 +81,28 @@ class Doors(Case):
             answer = health.Check(health_pb2.HealthCheckRequest(service=service))
             self.assertEqual(answer.status, health_pb2.HealthCheckResponse.SERVING)
 
+    def test_grpcurl(self):
+        def curl(*arguments, data=None, fails=False):
+            command = [os.environ["GRPCURL"], "-plaintext", *([] if data is None else ["-d", json.dumps(data)]), ADDRESS, *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S)
+            self.assertEqual(done.returncode != 0, fails, done.stderr)
+            return done.stderr if fails else done.stdout
+        services = curl("list").split()
+        self.assertLessEqual({"esker.v1.Admin", "esker.v1.Consumer", "esker.v1.Producer"}, set(services))
+        for service in ["Admin", "Consumer", "Producer"]:
+            self.assertIn(f"esker.v1.{service}.", curl("list", f"esker.v1.{service}"))
+        self.assertIn("rpc Consume ( stream .esker.v1.ConsumeRequest )", curl("describe", "esker.v1.Consumer"))
+        topic = self.topic(1)
+        value = "aGVsbG8="  # bytes are base64 in JSON
+        told = json.loads(curl("esker.v1.Producer/Produce", data={"topic": topic, "records": [{"value": value}]}))
+        self.assertEqual(told, {"appended": [{}]})
+        fetched = curl("esker.v1.Consumer/Fetch", data={"open": {"partitions": [{"topic": topic}], "stopAtEnd": True}})
+        self.assertIn(f'"value": "{value}"', fetched)
+        self.assertEqual(json.loads(curl("esker.v1.Admin/DescribeTopic", data={"name": topic}))["topic"]["name"], topic)
+        error = curl("esker.v1.Admin/DescribeTopic", data={"name": "no-such-topic"}, fails=True)
+        self.assertIn("NotFound", error)
+        self.assertIn("REASON_UNKNOWN_TOPIC", error)
+
     def test_the_example(self):
         topic = self.topic()
         script = ROOT / "examples/python/tail.py"
@@ -107,6 +131,327 @@ class Doors(Case):
         self.admin.DeleteTopic(admin_pb2.DeleteTopicRequest(name=topic))
         self.refused(grpc.StatusCode.NOT_FOUND, "REASON_UNKNOWN_TOPIC", self.admin.DescribeTopic,
                      admin_pb2.DescribeTopicRequest(name=topic))
+
+
+class Topics(Case):
+    def test_configs(self):
+        topic = self.topic(retention_ms="60000")
+        overridden = lambda: {c.name: c.value for c in self.admin.DescribeTopic(admin_pb2.DescribeTopicRequest(name=topic)).configs if c.overridden}
+        alter = lambda name=topic, **change: self.admin.AlterTopicConfigs(admin_pb2.AlterTopicConfigsRequest(name=name, **change))
+        alter(set={"segment.bytes": "1048576"}, validate_only=True)
+        self.assertEqual(overridden(), {"retention.ms": "60000"})
+        alter(set={"segment.bytes": "1048576"}, unset=["retention.ms"])
+        self.assertEqual(overridden(), {"segment.bytes": "1048576"})
+        invalid = (grpc.StatusCode.INVALID_ARGUMENT, "REASON_INVALID")
+        self.refused(*invalid, alter, set={"retention.ms": "soon"})
+        self.refused(*invalid, alter, set={"no.such.config": "1"})
+        self.refused(*invalid, alter, set={"retention.ms": "1"}, unset=["retention.ms"])
+        self.refused(grpc.StatusCode.NOT_FOUND, "REASON_UNKNOWN_TOPIC", alter, "no-such-topic", set={"retention.ms": "1"})
+
+    def test_more_partitions(self):
+        topic = self.topic(2)
+        grow = lambda count, name=topic, **more: self.admin.CreatePartitions(admin_pb2.CreatePartitionsRequest(name=name, partitions=count, **more))
+        count = lambda: len(self.admin.DescribeTopic(admin_pb2.DescribeTopicRequest(name=topic)).partitions)
+        grow(4, validate_only=True)
+        self.assertEqual(count(), 2)
+        grow(4)
+        self.assertEqual(count(), 4)
+        self.refused(grpc.StatusCode.INVALID_ARGUMENT, "REASON_INVALID", grow, 4)
+        self.refused(grpc.StatusCode.NOT_FOUND, "REASON_UNKNOWN_TOPIC", grow, 4, "no-such-topic")
+
+    def test_offsets_and_deletion_of_records(self):
+        topic = self.topic(2)
+        for at in range(10):
+            self.producer.Produce(ProduceRequest(topic=topic, partition=0, records=[Record(value=b"x", timestamp_ms=1_000 + at * 10)]))
+        def offsets(**where):
+            answer = self.admin.ListOffsets(admin_pb2.ListOffsetsRequest(topic=topic, **where))
+            return {one.partition: one.offset for one in answer.offsets}
+        self.assertEqual(offsets(), {0: 0, 1: 0})
+        self.assertEqual(offsets(latest=True), {0: 10, 1: 0})
+        self.assertEqual(offsets(latest=True, partitions=[0]), {0: 10})
+        self.assertEqual(offsets(timestamp_ms=1_035), {0: 4, 1: 0})
+        self.assertEqual(offsets(timestamp_ms=9_000), {0: 10, 1: 0})
+        unknown = self.admin.ListOffsets(admin_pb2.ListOffsetsRequest(topic=topic, partitions=[7])).offsets[0].error
+        self.assertEqual((common_pb2.Reason.Name(unknown.reason), unknown.retriable), ("REASON_UNKNOWN_PARTITION", False))
+        self.refused(grpc.StatusCode.NOT_FOUND, "REASON_UNKNOWN_TOPIC", self.admin.ListOffsets,
+                     admin_pb2.ListOffsetsRequest(topic="no-such-topic"))
+
+        place = lambda partition, offset: common_pb2.PartitionOffset(topic=topic, partition=partition, offset=offset)
+        def delete(*before):
+            answer = self.admin.DeleteRecords(admin_pb2.DeleteRecordsRequest(before=before))
+            return [common_pb2.Reason.Name(one.error.reason) if one.HasField("error") else one.offset for one in answer.log_start]
+        self.assertEqual(delete(place(0, 4), place(1, 0), place(7, 0)), [4, 0, "REASON_UNKNOWN_PARTITION"])
+        self.assertEqual(offsets(), {0: 4, 1: 0})
+        self.assertEqual(delete(place(0, 11)), ["REASON_OFFSET_OUT_OF_RANGE"])
+        self.assertEqual(delete(place(0, -1)), [10])
+        self.assertEqual(self.read(topic), [])
+
+
+class Member:
+    """A group's member through gRPC, driven by a thread that does what a client should."""
+
+    def __init__(self, case, group, *topics, **options):
+        self.requests = Requests(ConsumeRequest(open=ConsumeOpen(group=group, topics=topics, **options)))
+        self.answers = case.consumer.Consume(iter(self.requests))
+        self.records, self.assigned, self.events, self.failures = [], None, [], []
+        self.changed = threading.Condition()
+        self.committed = {}
+        self.error = None
+        self.thread = threading.Thread(target=self.take, daemon=True)
+        self.thread.start()
+        case.addCleanup(self.answers.cancel)
+
+    def take(self):
+        try:
+            for answer in self.answers:
+                with self.changed:
+                    self.note(answer)
+                    self.changed.notify_all()
+        except grpc.RpcError as error:
+            self.error = error
+        with self.changed:
+            self.events.append("over")
+            self.changed.notify_all()
+
+    def note(self, answer):
+        kind = answer.WhichOneof("kind")
+        if kind == "data":
+            assert self.assigned is not None, "data without an assignment"
+            assert (answer.data.topic, answer.data.partition) in self.assigned
+            self.records += [(answer.data.topic, answer.data.partition, r.offset, r.value) for r in answer.data.records]
+            return
+        self.events.append(kind)
+        if kind == "assigned":
+            assert self.assigned is None, "assigned twice"
+            self.assigned = {(p.topic, p.partition): p.offset for p in answer.assigned.partitions}
+        elif kind == "revoking":
+            self.assigned = None
+            self.requests.send(ConsumeRequest(released=ConsumeReleased()))
+        elif kind == "committed":
+            self.committed[answer.committed.id] = list(answer.committed.failed)
+        elif kind == "failure":
+            self.failures.append(answer.failure)
+
+    def until(self, holds, what):
+        with self.changed:
+            assert self.changed.wait_for(lambda: holds(self), READ_S), f"not in time: {what}; {self.events} {self.assigned} {len(self.records)} {self.error}"
+
+    def commit(self, id, at):
+        places = [common_pb2.PartitionOffset(topic=topic, partition=partition, offset=offset)
+                  for (topic, partition), offset in at.items()]
+        self.requests.send(ConsumeRequest(commit=ConsumeCommit(id=id, offsets=places)))
+        self.until(lambda me: id in me.committed, f"commit {id}")
+        return self.committed[id]
+
+    def close(self):
+        self.requests.end()
+        self.until(lambda me: "over" in me.events, "the end")
+
+
+class Groups(Case):
+    def setUp(self):
+        super().setUp()
+        self.group = f"group-{uuid.uuid4().hex[:8]}"
+
+    def write(self, topic, partition, *values):
+        records = [Record(value=value) for value in values]
+        self.producer.Produce(ProduceRequest(topic=topic, partition=partition, records=records))
+
+    def describe(self, group=None):
+        return self.admin.DescribeGroup(admin_pb2.DescribeGroupRequest(group=group or self.group))
+
+    def offsets(self):
+        return {(o.topic, o.partition): (o.committed_offset, o.end_offset) for o in self.describe().offsets}
+
+    def test_commit_and_resume(self):
+        topic = self.topic(2)
+        for partition in range(2):
+            self.write(topic, partition, *[f"{partition}-{n}".encode() for n in range(10)])
+        one = Member(self, self.group, topic)
+        one.until(lambda me: len(me.records) == 20, "20 records")
+        self.assertEqual(one.assigned, {(topic, 0): 0, (topic, 1): 0})
+        by_partition = {p: [r[2] for r in one.records if r[1] == p] for p in range(2)}
+        self.assertEqual(by_partition, {0: list(range(10)), 1: list(range(10))})
+        self.assertEqual(one.commit(1, at={(topic, 0): 4}), [])
+        failed = one.commit(2, at={(topic, 1): 10, (topic, 9): 1})
+        self.assertEqual([(f.partition, common_pb2.Reason.Name(f.error.reason)) for f in failed], [(9, "REASON_UNKNOWN_PARTITION")])
+
+        told = self.describe()
+        self.assertEqual((told.summary.state, told.summary.protocol_type, told.assignor), ("Stable", "consumer", "range"))
+        self.assertEqual(told.coordinator.grpc_endpoint, ADDRESS)
+        (member,) = told.members
+        self.assertEqual({a.topic: list(a.partitions) for a in member.assignment}, {topic: [0, 1]})
+        self.assertEqual((member.client_id, member.host), ("esker-grpc", "127.0.0.1"))
+        self.assertEqual(self.offsets(), {(topic, 0): (4, 10), (topic, 1): (10, 10)})
+        one.close()
+        self.assertIsNone(one.error)
+        self.assertEqual(self.describe().summary.state, "Empty")
+
+        two = Member(self, self.group, topic)
+        two.until(lambda me: len(me.records) == 6, "what was not committed")
+        self.assertEqual(two.assigned, {(topic, 0): 4, (topic, 1): 10})
+        self.write(topic, 1, b"new")
+        two.until(lambda me: len(me.records) == 7, "what is new")
+        self.assertEqual(two.records[-1], (topic, 1, 10, b"new"))
+        # Gone without a word: the broker leaves for it.
+        two.answers.cancel()
+        deadline = time.monotonic() + WAIT_S
+        while self.describe().summary.state != "Empty":
+            self.assertLess(time.monotonic(), deadline, "the member has not left")
+            time.sleep(0.05)
+
+    def test_three_members_of_both_doors_share_a_group(self):
+        topic = self.topic(6)
+        for partition in range(6):
+            self.write(topic, partition, *[f"{partition}-{n}".encode() for n in range(50)])
+        first = Member(self, self.group, topic, session_timeout_ms=6_000)
+        first.until(lambda me: me.assigned and len(me.assigned) == 6 and len(me.records) == 300, "all of it")
+        self.assertEqual(first.commit(1, at={(topic, p): 50 for p in range(6)}), [])
+        second = Member(self, self.group, topic, session_timeout_ms=6_000)
+        second.until(lambda me: me.assigned and len(me.assigned) == 3, "a half")
+        first.until(lambda me: me.assigned and len(me.assigned) == 3, "the other half")
+        self.assertEqual(first.events, ["assigned", "committed", "revoking", "assigned"])
+        kafka = KafkaConsumer({"bootstrap.servers": BOOTSTRAP, "group.id": self.group, "auto.offset.reset": "earliest",
+                               "partition.assignment.strategy": "range", "enable.auto.commit": False, "session.timeout.ms": 6_000})
+        self.addCleanup(kafka.close)
+        kafka.subscribe([topic])
+        from_kafka = []
+        def poll():
+            message = kafka.poll(0.1)
+            if message is not None and not message.error():
+                from_kafka.append((message.partition(), message.offset(), message.value()))
+        deadline = time.monotonic() + READ_S
+        while len(kafka.assignment()) != 2 or len(first.assigned or []) != 2 or len(second.assigned or []) != 2:
+            self.assertLess(time.monotonic(), deadline, f"{kafka.assignment()} {first.assigned} {second.assigned}")
+            poll()
+        parts = [{p for _, p in first.assigned}, {p for _, p in second.assigned}, {p.partition for p in kafka.assignment()}]
+        self.assertEqual(sorted(sum(map(sorted, parts), [])), list(range(6)))
+        self.assertEqual({offset for offset in list(first.assigned.values()) + list(second.assigned.values())}, {50})
+        before = (len(first.records), len(second.records))
+        for partition in range(6):
+            self.write(topic, partition, b"last")
+        first.until(lambda me: len(me.records) == before[0] + 2, "two of the last")
+        second.until(lambda me: len(me.records) == before[1] + 2, "two of the last")
+        while len(from_kafka) < 2:
+            self.assertLess(time.monotonic(), deadline)
+            poll()
+        self.assertEqual(sorted(from_kafka), sorted((p, 50, b"last") for p in parts[2]))
+        members = self.describe().members
+        self.assertEqual(sorted(len(a.partitions) for m in members for a in m.assignment), [2, 2, 2])
+        # The leader of the group leaves; the others have it all.
+        first.close()
+        while len(second.assigned or []) != 3 or len(kafka.assignment()) != 3:
+            self.assertLess(time.monotonic(), deadline)
+            poll()
+        second.close()
+        while len(kafka.assignment()) != 6:
+            self.assertLess(time.monotonic(), deadline)
+            poll()
+
+    def test_a_topic_that_comes_later_and_one_that_grows(self):
+        topic, later = self.topic(1), f"grpc-later-{uuid.uuid4().hex[:8]}"
+        member = Member(self, self.group, topic, later)
+        member.until(lambda me: me.assigned == {(topic, 0): 0}, "what is there")
+        self.admin.CreateTopic(admin_pb2.CreateTopicRequest(name=later, partitions=1))
+        member.until(lambda me: me.assigned and len(me.assigned) == 2, "the new topic")
+        self.admin.CreatePartitions(admin_pb2.CreatePartitionsRequest(name=topic, partitions=3))
+        member.until(lambda me: me.assigned and len(me.assigned) == 4, "the new partitions")
+        self.write(topic, 2, b"x")
+        self.write(later, 0, b"y")
+        member.until(lambda me: {r[3] for r in me.records} == {b"x", b"y"}, "records of both")
+        member.close()
+
+    def test_reset_and_end(self):
+        topic = self.topic(2)
+        self.write(topic, 0, *[b"x"] * 5)
+        def read(reset, **options):
+            member = Member(self, f"{self.group}-{reset}", topic, reset=reset, stop_at_end=True, **options)
+            member.until(lambda me: "assigned" in me.events and me.events.count("end") + len(me.failures) == 2, "the ends")
+            offsets = sorted(r[2] for r in member.records)
+            member.close()
+            return offsets, [common_pb2.Reason.Name(f.error.reason) for f in member.failures]
+        self.assertEqual(read("RESET_EARLIEST"), ([0, 1, 2, 3, 4], []))
+        self.assertEqual(read("RESET_LATEST"), ([], []))
+        self.assertEqual(read("RESET_NONE"), ([], ["REASON_OFFSET_OUT_OF_RANGE"] * 2))
+        # Without a word from the client the stream ends by itself.
+        member = Member(self, self.group, topic, stop_at_end=True, release_timeout_ms=300)
+        member.until(lambda me: "over" in me.events, "the end")
+        self.assertEqual((member.error, len(member.records)), (None, 5))
+        # An offset that is gone.
+        before = common_pb2.PartitionOffset(topic=topic, partition=0, offset=1)
+        self.admin.SetGroupOffsets(admin_pb2.SetGroupOffsetsRequest(group=self.group, offsets=[before]))
+        self.admin.DeleteRecords(admin_pb2.DeleteRecordsRequest(before=[common_pb2.PartitionOffset(topic=topic, partition=0, offset=3)]))
+        member = Member(self, self.group, topic)
+        member.until(lambda me: [r[2] for r in me.records] == [3, 4], "what is left")
+        member.close()
+
+    def test_groups_are_listed_and_deleted(self):
+        topic = self.topic(2)
+        place = lambda partition, offset: common_pb2.PartitionOffset(topic=topic, partition=partition, offset=offset)
+        set_to = lambda *places: self.admin.SetGroupOffsets(admin_pb2.SetGroupOffsetsRequest(group=self.group, offsets=places)).failed
+        listed = lambda: {g.group: (g.state, g.protocol_type) for g in self.admin.ListGroups(admin_pb2.ListGroupsRequest()).groups}
+        missing = (grpc.StatusCode.NOT_FOUND, "REASON_UNKNOWN_GROUP")
+        occupied = (grpc.StatusCode.FAILED_PRECONDITION, "REASON_CONFLICT")
+        self.refused(*missing, self.describe)
+        self.refused(*missing, self.admin.DeleteGroup, admin_pb2.DeleteGroupRequest(group=self.group))
+        self.write(topic, 0, *[b"x"] * 5)
+        self.assertEqual([f.partition for f in set_to(place(0, 3), place(1, 0), place(5, 0))], [5])
+        self.assertEqual(listed()[self.group], ("Empty", ""))
+        self.assertEqual(self.offsets(), {(topic, 0): (3, 5), (topic, 1): (0, 0)})
+        self.refused(grpc.StatusCode.INVALID_ARGUMENT, "REASON_INVALID", set_to, place(0, -1))
+
+        member = Member(self, self.group, topic)
+        member.until(lambda me: len(me.records) == 2, "from where it was set")
+        self.assertEqual(listed()[self.group], ("Stable", "consumer"))
+        self.refused(*occupied, set_to, place(0, 0))
+        self.refused(*occupied, self.admin.DeleteGroup, admin_pb2.DeleteGroupRequest(group=self.group))
+        forget = lambda *partitions: self.admin.DeleteGroupOffsets(admin_pb2.DeleteGroupOffsetsRequest(
+            group=self.group, partitions=[admin_pb2.AssignedTopic(topic=topic, partitions=partitions)])).failed
+        self.assertEqual([common_pb2.Reason.Name(f.error.reason) for f in forget(0)], ["REASON_CONFLICT"])
+        member.close()
+        self.assertEqual(list(forget(0)), [])
+        self.assertEqual(self.offsets(), {(topic, 1): (0, 0)})
+        self.admin.DeleteGroup(admin_pb2.DeleteGroupRequest(group=self.group))
+        self.assertNotIn(self.group, listed())
+
+    def test_what_is_wrong_with_a_member(self):
+        def first(*requests):
+            return next(self.consumer.Consume(iter(Requests(*requests) if requests else ())))
+        invalid = (grpc.StatusCode.INVALID_ARGUMENT, "REASON_INVALID")
+        self.refused(*invalid, first)
+        self.refused(*invalid, first, ConsumeRequest(released=ConsumeReleased()))
+        self.refused(*invalid, first, ConsumeRequest(open=ConsumeOpen(topics=["t"])))
+        self.refused(*invalid, first, ConsumeRequest(open=ConsumeOpen(group="g")))
+        self.refused(*invalid, first, ConsumeRequest(open=ConsumeOpen(group=self.group, topics=["t"], session_timeout_ms=1)))
+        # A group of another kind of members.
+        topic = self.topic(1)
+        kafka = KafkaConsumer({"bootstrap.servers": BOOTSTRAP, "group.id": self.group, "partition.assignment.strategy": "roundrobin"})
+        self.addCleanup(kafka.close)
+        kafka.subscribe([topic])
+        deadline = time.monotonic() + READ_S
+        while not kafka.assignment():
+            self.assertLess(time.monotonic(), deadline)
+            kafka.poll(0.1)
+        self.refused(grpc.StatusCode.ABORTED, "REASON_CONFLICT", first, ConsumeRequest(open=ConsumeOpen(group=self.group, topics=[topic])))
+
+    def test_a_member_that_does_not_read_stays_and_one_with_credit_gets_no_more(self):
+        topic = self.topic(1, max_message_bytes="2000000")
+        for _ in range(20):
+            self.write(topic, 0, bytes(500_000))
+        slow = self.consumer.Consume(iter(Requests(ConsumeRequest(open=ConsumeOpen(group=self.group, topics=[topic], session_timeout_ms=6_000)))))
+        self.addCleanup(slow.cancel)
+        self.assertEqual(next(slow).WhichOneof("kind"), "assigned")
+        time.sleep(8)  # longer than the session
+        self.assertEqual(self.describe().summary.state, "Stable")
+        self.assertEqual(sum(len(answer.data.records) for answer in (next(slow) for _ in range(3))) > 0, True)
+        slow.cancel()
+        limited = Member(self, self.group + "-2", topic, credit_bytes=1_000_000)
+        limited.until(lambda me: len(me.records) >= 2, "what there is credit for")
+        time.sleep(0.5)
+        self.assertLess(len(limited.records), 5)
+        limited.requests.send(ConsumeRequest(credit=FetchCredit(bytes=100_000_000)))
+        limited.until(lambda me: len(me.records) == 20, "the rest")
+        limited.close()
 
 
 class Writing(Case):
@@ -202,6 +547,44 @@ class Writing(Case):
             self.producer.Produce(ProduceRequest(topic=topic, records=[Record(value=bytes(17 << 20))]))
         self.assertEqual(caught.exception.code(), grpc.StatusCode.OUT_OF_RANGE)
         self.producer.Produce(ProduceRequest(topic=topic, records=[record]))
+
+
+class Ending(Case):
+    def streams(self):
+        with urllib.request.urlopen(f"http://127.0.0.1:{STATE['http']}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("esker_grpc_streams ")))
+
+    def until_streams_are(self, count):
+        deadline = time.monotonic() + WAIT_S
+        while self.streams() != count:
+            self.assertLess(time.monotonic(), deadline, f"{self.streams()} streams")
+            time.sleep(0.02)
+
+    def test_a_call_that_is_dropped_leaves_nothing(self):
+        topic = self.topic(2)
+        self.until_streams_are(0)
+        fetch = FetchRequest(open=FetchOpen(partitions=[FetchFrom(topic=topic)]))
+        member = ConsumeRequest(open=ConsumeOpen(group=f"group-{uuid.uuid4().hex[:8]}", topics=[topic]))
+        produce = ProduceRequest(topic=topic, partition=0, records=[Record(value=b"x")])
+        begin = lambda: [self.consumer.Fetch(iter(Requests(fetch))), self.consumer.Consume(iter(Requests(member))),
+                         self.producer.ProduceStream(iter(Requests(produce)))]
+        calls = begin()
+        for call in calls:
+            next(call)
+        self.assertEqual(self.streams(), 3)
+        for call in calls:
+            call.cancel()
+        self.until_streams_are(0)
+        # While they wait, and with a deadline.
+        for call in begin()[:2]:
+            call.cancel()
+        late = [self.consumer.Fetch(iter(Requests(fetch)), timeout=0.5), self.producer.ProduceStream(iter(Requests(produce)), timeout=0.5)]
+        for call in late:
+            with self.assertRaises(grpc.RpcError) as caught:
+                list(call)
+            self.assertEqual(caught.exception.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
+        self.until_streams_are(0)
 
 
 class Requests:

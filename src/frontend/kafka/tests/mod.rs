@@ -3,6 +3,5 @@
 mod house;
 mod listeners;
 mod others;
-mod per_ip;
 mod wire;
 mod words;

@@ -9,6 +9,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+#[cfg(test)]
+mod tests;
+
 /// The connections of every address.
 #[derive(Debug)]
 pub struct PerIp {

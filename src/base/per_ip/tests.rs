@@ -3,7 +3,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use crate::frontend::kafka::per_ip::PerIp;
+use super::PerIp;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
