@@ -10,6 +10,7 @@ pub mod format;
 pub mod protocol;
 
 pub mod cache;
+pub mod client;
 pub mod meta;
 pub mod objstore;
 pub mod wal;

@@ -14,7 +14,7 @@ use source::{Source, sources, words};
 const FLOORS: &[(u8, &[&str])] = &[
     (0, &["base"]),
     (1, &["config", "protocol", "format"]),
-    (2, &["objstore", "meta", "wal", "cache"]),
+    (2, &["objstore", "meta", "wal", "cache", "client"]),
     (3, &["cluster", "partition"]),
     (4, &["fetch"]),
     (5, &["coordinator", "upkeep"]),
@@ -216,6 +216,11 @@ fn nothing_is_left_for_later_and_tests_are_siblings() {
 #[test]
 fn documents_point_at_what_is_there() {
     none(&docs::check_links());
+}
+
+#[test]
+fn programs_in_the_readme_are_the_ones_that_are_tested() {
+    none(&docs::check_programs());
 }
 
 #[test]

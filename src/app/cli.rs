@@ -8,6 +8,10 @@ use clap::{Arg, ArgMatches, Command};
 
 use super::commands::cluster::{self, ClusterCommand};
 use super::commands::completions;
+use super::commands::consume::{self, ConsumeCommand};
+use super::commands::group::{self, GroupCommand};
+use super::commands::produce::{self, ProduceCommand};
+use super::commands::topic::{self, TopicCommand};
 use super::restore;
 use crate::config::key::Kind;
 use crate::config::keys::KEYS;
@@ -25,6 +29,14 @@ pub enum Action {
     Serve(Box<Loaded>),
     /// Look at a cluster, or change it.
     Cluster(ClusterCommand),
+    /// Create topics, look at them, change them.
+    Topic(TopicCommand),
+    /// Look at consumer groups, move them.
+    Group(GroupCommand),
+    /// Write lines to a topic.
+    Produce(ProduceCommand),
+    /// Print a topic's records.
+    Consume(ConsumeCommand),
     /// Rebuild a lost metadata store.
     Restore(Box<restore::Request>),
 }
@@ -57,7 +69,17 @@ pub fn parse(
                 None => Ok(Action::Print(paint(&cluster_command().render_help(), &std::io::stdout()))),
             },
         },
-        _ => Ok(Action::Print(paint(&command().render_help(), &std::io::stdout()))),
+        Some((name, matches)) => {
+            let action = match name {
+                "topic" => topic::parse(matches, variables).map(Action::Topic),
+                "group" => group::parse(matches, variables).map(Action::Group),
+                "produce" => produce::parse(matches, variables).map(Action::Produce),
+                "consume" => consume::parse(matches, variables).map(Action::Consume),
+                _ => None,
+            };
+            Ok(action.unwrap_or_else(|| Action::Print(paint(&command().render_help(), &std::io::stdout()))))
+        }
+        None => Ok(Action::Print(paint(&command().render_help(), &std::io::stdout()))),
     }
 }
 
@@ -97,11 +119,15 @@ fn command() -> Command {
         .about("Esker: a Kafka-compatible broker that keeps its streams in object storage")
         .disable_help_subcommand(true)
         .subcommand(serve_command())
+        .subcommand(topic::command())
+        .subcommand(produce::command())
+        .subcommand(consume::command())
+        .subcommand(group::command())
         .subcommand(cluster_command())
         .subcommand(completions::command())
         .after_help(
             "Examples:\n  esker serve\n  esker serve --object-store s3://bucket/prefix --metadata etcd://etcd-1,etcd-2,etcd-3\n  \
-             esker cluster status\n\nEach command has examples of its own: esker COMMAND --help. Results go to stdout, the rest to \
+             echo hello | esker produce greetings\n  esker consume greetings\n  esker cluster status\n\nEach command has examples of its own: esker COMMAND --help. Results go to stdout, the rest to \
              stderr.\nExit codes: 0 done, 1 failed, 2 not understood.",
         )
 }

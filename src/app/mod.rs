@@ -42,6 +42,10 @@ pub fn main() -> ExitCode {
         Ok(Action::Print(text)) => exit_code(commands::output::say(&text)),
         Ok(Action::Serve(loaded)) => exit_code(serve::run(&loaded)),
         Ok(Action::Cluster(command)) => exit_code(commands::run(commands::cluster::run(command))),
+        Ok(Action::Topic(command)) => exit_code(commands::run(commands::topic::run(command))),
+        Ok(Action::Group(command)) => exit_code(commands::run(commands::group::run(command))),
+        Ok(Action::Produce(command)) => exit_code(commands::run(commands::produce::run(command))),
+        Ok(Action::Consume(command)) => exit_code(commands::run_to_its_end(commands::consume::run(command))),
         Ok(Action::Restore(request)) => exit_code(restore::run(&request)),
         Err(UsageError(text)) => {
             eprint!("{text}");

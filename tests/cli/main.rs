@@ -6,9 +6,13 @@
 
 mod cluster;
 mod completions;
+mod consume;
+mod group;
 #[allow(dead_code, reason = "tests of one command do not need all of it")]
 mod harness;
 #[path = "../support/process.rs"]
 #[allow(dead_code, reason = "shared with tests that need more of it")]
 mod process;
+mod produce;
 mod serve;
+mod topic;

@@ -73,6 +73,23 @@ pub fn check_formats(sources: &[Source]) -> Vec<String> {
     complaints
 }
 
+/// Programs that the README shows are the files that are tested, without the comment that they begin with.
+pub fn check_programs() -> Vec<String> {
+    let readme = fs::read_to_string(top().join("README.md")).expect("the README can be read");
+    let missing = |path: &str| {
+        let text = fs::read_to_string(top().join(path)).expect("an example can be read");
+        let comment = if Path::new(path).extension().is_some_and(|ending| ending == "py") {
+            text.splitn(3, "\"\"\"").last()
+        } else {
+            text.split_once('\n').map(|(_, rest)| rest)
+        };
+        let program = comment.unwrap_or_default().trim_start();
+        program.is_empty() || !readme.contains(&format!("\n{program}```\n"))
+    };
+    let shown = ["examples/tail.rs", "examples/python/tail.py"];
+    shown.iter().filter(|path| missing(path)).map(|path| format!("README.md: does not show {path} as it is")).collect()
+}
+
 fn without_code_blocks(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut inside = false;
     text.lines().enumerate().filter_map(move |(number, line)| {

@@ -7,13 +7,11 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::json;
-use tonic::transport::Channel;
 
 use super::output::{pretty, say};
 use super::table::aligned;
-use super::{Remote, explain};
-use crate::protocol::grpc::v1::admin_client::AdminClient;
-use crate::protocol::grpc::v1::{Broker, DescribeClusterRequest, DescribeClusterResponse, DrainBrokerRequest};
+use super::{Remote, told};
+use crate::client::admin::{Admin, Broker, ClusterDescription};
 
 /// How often a drain is looked at, in milliseconds.
 const LOOK_MS: u64 = 200;
@@ -105,21 +103,20 @@ pub fn parse(matches: &ArgMatches, variables: &BTreeMap<String, String>) -> Opti
 pub async fn run(command: ClusterCommand) -> anyhow::Result<()> {
     match command {
         ClusterCommand::Status(remote) => {
-            let cluster = describe(&mut AdminClient::new(remote.connect().await?)).await?;
+            let cluster = remote.client()?.admin().describe_cluster().await.map_err(told)?;
             say(&if remote.json { as_json(&cluster) } else { status_text(&cluster) })
         }
         ClusterCommand::Brokers(remote) => {
-            let cluster = describe(&mut AdminClient::new(remote.connect().await?)).await?;
+            let cluster = remote.client()?.admin().describe_cluster().await.map_err(told)?;
             let list = || serde_json::Value::from(cluster.brokers.iter().map(broker_json).collect::<Vec<_>>());
             say(&if remote.json { pretty(&list()) } else { brokers_text(&cluster) })
         }
         ClusterCommand::Drain { remote, broker_id, undo, timeout_s } => {
-            let mut admin = AdminClient::new(remote.connect().await?);
-            let request = DrainBrokerRequest { broker_id, undo };
-            let mut left = admin.drain_broker(request).await.map_err(|s| explain(&s))?.into_inner().partitions;
+            let admin = remote.client()?.admin();
+            let mut left = admin.drain_broker(broker_id, undo).await.map_err(told)?;
             if !undo && timeout_s > 0 {
                 let limit = Duration::from_secs(timeout_s);
-                let Ok(drained) = tokio::time::timeout(limit, drained(&mut admin, broker_id)).await else {
+                let Ok(drained) = tokio::time::timeout(limit, drained(&admin, broker_id)).await else {
                     bail!(
                         "broker {broker_id} still leads partitions after {timeout_s} s; it goes on draining: see 'esker \
                          cluster status'"
@@ -138,16 +135,12 @@ pub async fn run(command: ClusterCommand) -> anyhow::Result<()> {
     }
 }
 
-async fn describe(admin: &mut AdminClient<Channel>) -> anyhow::Result<DescribeClusterResponse> {
-    Ok(admin.describe_cluster(DescribeClusterRequest {}).await.map_err(|status| explain(&status))?.into_inner())
-}
-
 /// Waits until the broker leads nothing; a broker that is gone leads nothing. People see how many are left.
-async fn drained(admin: &mut AdminClient<Channel>, broker_id: i32) -> anyhow::Result<u64> {
+async fn drained(admin: &Admin, broker_id: i32) -> anyhow::Result<u64> {
     let watched = std::io::stderr().is_terminal();
     let bar = watched.then(|| indicatif::ProgressBar::new(0).with_message("partitions left"));
     loop {
-        let cluster = describe(admin).await?;
+        let cluster = admin.describe_cluster().await.map_err(told)?;
         let left = cluster.brokers.iter().find(|broker| broker.id == broker_id).map_or(0, |broker| broker.partitions);
         if let Some(bar) = &bar {
             bar.set_length(bar.length().unwrap_or(0).max(left));
@@ -163,7 +156,7 @@ async fn drained(admin: &mut AdminClient<Channel>, broker_id: i32) -> anyhow::Re
     }
 }
 
-fn status_text(cluster: &DescribeClusterResponse) -> String {
+fn status_text(cluster: &ClusterDescription) -> String {
     let controller = cluster.controller_id.map_or("none at the moment".to_owned(), |id| format!("broker {id}"));
     let offline = match cluster.offline_partitions {
         0 => "all have a live leader".to_owned(),
@@ -180,7 +173,7 @@ fn status_text(cluster: &DescribeClusterResponse) -> String {
     )
 }
 
-fn brokers_text(cluster: &DescribeClusterResponse) -> String {
+fn brokers_text(cluster: &ClusterDescription) -> String {
     let rows: Vec<Vec<String>> = cluster
         .brokers
         .iter()
@@ -203,7 +196,7 @@ fn brokers_text(cluster: &DescribeClusterResponse) -> String {
     aligned(&["BROKER", "KAFKA", "ZONE", "STATE", "PARTITIONS", "LEAVING"], &rows)
 }
 
-fn as_json(cluster: &DescribeClusterResponse) -> String {
+fn as_json(cluster: &ClusterDescription) -> String {
     pretty(&json!({
         "cluster_id": cluster.cluster_id,
         "metadata_revision": cluster.metadata_revision,

@@ -5,24 +5,25 @@
 
 pub mod cluster;
 pub mod completions;
+pub mod consume;
+pub mod group;
 pub mod output;
+pub mod produce;
 pub mod table;
+pub mod topic;
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 use clap::{Arg, ArgAction, ArgMatches};
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
 
-/// Where commands connect when they are not told.
-const DEFAULT_BOOTSTRAP: &str = "127.0.0.1:9094";
+use crate::client::{Client, DEFAULT_BOOTSTRAP, Error, Reason};
+
+/// What to do when nobody answers.
+const NOBODY: &str = "name one that runs with --bootstrap or ESKER_BOOTSTRAP (the gRPC port, 9094 unless changed)";
 /// Name of an argument that all commands have.
 const JSON: &str = "json";
-/// Longest wait for a connection, in milliseconds.
-const CONNECT_TIMEOUT_MS: u64 = 3_000;
 /// Longest wait for one answer, in milliseconds.
 const CALL_TIMEOUT_MS: u64 = 15_000;
 
@@ -56,26 +57,11 @@ impl Remote {
         Self { bootstrap, json: matches.get_flag(JSON) }
     }
 
-    /// A connection to the first broker that takes one.
+    /// A client of these brokers.
     ///
-    /// Errors: none does; the text says what each said.
-    async fn connect(&self) -> anyhow::Result<Channel> {
-        let mut refusals = Vec::new();
-        for address in &self.bootstrap {
-            let endpoint = Endpoint::from_shared(format!("http://{address}"))
-                .map_err(|error| anyhow!("'{address}' is no host:port: {error}"))?
-                .connect_timeout(Duration::from_millis(CONNECT_TIMEOUT_MS))
-                .timeout(Duration::from_millis(CALL_TIMEOUT_MS));
-            match endpoint.connect().await {
-                Ok(channel) => return Ok(channel),
-                Err(error) => refusals.push(format!("{address}: {}", root_cause(&error))),
-            }
-        }
-        bail!(
-            "no broker answers ({}); name one that runs with --bootstrap or ESKER_BOOTSTRAP (the gRPC port, 9094 unless \
-             changed)",
-            refusals.join("; ")
-        )
+    /// Errors: an address is no `host:port`.
+    fn client(&self) -> anyhow::Result<Client> {
+        Ok(Client::builder(&self.bootstrap.join(",")).call_timeout_ms(CALL_TIMEOUT_MS).build()?)
     }
 }
 
@@ -97,22 +83,18 @@ pub fn run(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<
     result
 }
 
-/// A status as an error for people.
-fn explain(status: &Status) -> anyhow::Error {
-    match status.code() {
-        Code::Unavailable => anyhow!("{} (it may work in a moment)", status.message()),
-        Code::Unimplemented => {
-            anyhow!("the broker does not know this call: it is of another version, or no Esker broker")
-        }
-        _ => anyhow!("{}", status.message()),
-    }
+/// Runs a command to its end on a small runtime of its own; what ctrl-C does is the command's.
+pub fn run_to_its_end(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(command);
+    runtime.shutdown_background();
+    result
 }
 
-/// The innermost reason: the outer ones only say that something failed.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
+/// What the client says, for people: with what to do about it.
+fn told(error: Error) -> anyhow::Error {
+    if error.reason() == Reason::Unavailable && error.to_string().starts_with("no broker answers") {
+        return anyhow!("{error}; {NOBODY}");
     }
-    cause.to_string()
+    error.into()
 }

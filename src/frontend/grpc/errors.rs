@@ -1,8 +1,6 @@
 //! Errors of the broker as `esker.v1.Error`, and as gRPC statuses that carry one.
 
 use kafka_protocol::error::ResponseError as Kafka;
-use prost::Message as _;
-use prost_types::Any;
 use tonic::{Code, Status};
 
 use crate::base::{ErrorKind, TopicPartition};
@@ -13,19 +11,7 @@ use crate::partition::LogError;
 use crate::protocol::batch::BatchError;
 use crate::protocol::grpc::v1::{Error, Leader, Reason};
 
-/// Name of the detail's type, as `google.protobuf.Any` wants it.
-const ERROR_TYPE: &str = "type.googleapis.com/esker.v1.Error";
-
-/// `google.rpc.Status`, which statuses carry their details in.
-#[derive(Clone, PartialEq, prost::Message)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Any>,
-}
+pub use crate::protocol::grpc::{detail, with_detail};
 
 /// The error as clients read it. `image` knows who leads what this broker does not.
 pub fn explain(error: &BrokerError, image: &ClusterImage) -> Error {
@@ -147,19 +133,4 @@ pub fn to_status(error: &Error) -> Status {
         Reason::Internal | Reason::Unspecified => Code::Internal,
     };
     with_detail(code, error)
-}
-
-/// The status of this code that carries `error`.
-pub fn with_detail(code: Code, error: &Error) -> Status {
-    let message = error.message.clone();
-    let detail = Any { type_url: ERROR_TYPE.to_owned(), value: error.encode_to_vec() };
-    let details = RpcStatus { code: code.into(), message: message.clone(), details: vec![detail] };
-    Status::with_details(code, message, details.encode_to_vec().into())
-}
-
-/// The detail of a status that [`to_status`] made, here or at another broker.
-pub fn detail(status: &Status) -> Option<Error> {
-    let details = RpcStatus::decode(status.details()).ok()?.details;
-    let ours = details.into_iter().find(|detail| detail.type_url == ERROR_TYPE)?;
-    Error::decode(ours.value.as_slice()).ok()
 }
