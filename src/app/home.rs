@@ -29,7 +29,7 @@ use crate::format::metadata::BrokerRecord;
 use crate::objstore::ObjectStore;
 use crate::partition::recovery::RecoveryPlace;
 use crate::partition::{Log, LogMetrics};
-use crate::upkeep::{Upkeep, UpkeepMetrics};
+use crate::upkeep::{Compaction, Upkeep, UpkeepMetrics};
 use crate::wal::Disk;
 
 /// Counters that outlive sessions.
@@ -161,6 +161,7 @@ impl Home {
         let log = Log::start(options, Vec::new(), self.metrics.log.clone()).await?;
         let (broker, partitions) = self.broker(&log, streams, &tasks);
         self.upkeep(&log).start(&tasks);
+        self.compaction(&log, &broker).start(&tasks);
         self.backups(session).start(&tasks);
         let draining = self.draining.load(Ordering::Relaxed);
         let record = BrokerRecord { draining, ..options::broker_record(&self.settings, session, self.doors)? };
@@ -252,6 +253,19 @@ impl Home {
             sessions: Arc::new(self.sessions.clone()),
             settings: options::upkeep(&self.settings),
             clock: self.clock.clone(),
+            metrics: self.metrics.upkeep.clone(),
+        }
+    }
+
+    fn compaction(&self, log: &Log, broker: &Broker) -> Compaction {
+        Compaction {
+            log: log.clone(),
+            reader: broker.reader().clone(),
+            catalogue: self.catalogue.clone(),
+            store: self.store.clone(),
+            settings: options::compaction(&self.settings),
+            clock: self.clock.clone(),
+            rng: self.rng.clone(),
             metrics: self.metrics.upkeep.clone(),
         }
     }

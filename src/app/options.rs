@@ -20,7 +20,8 @@ use crate::frontend::kafka::EXTERNAL_ENDPOINT;
 use crate::objstore::hedge::HedgePolicy;
 use crate::objstore::{self, ObjectStore, OpenOptions, S3Options};
 use crate::partition::{LogLimits, LogOptions, WalFsync};
-use crate::upkeep::UpkeepSettings;
+use crate::upkeep::compact::Policy;
+use crate::upkeep::{CompactionSettings, UpkeepSettings};
 use crate::wal::Disk;
 
 /// An idempotent producer that has not written for this long is forgotten, in ms (Kafka's `producer.id.expiration.ms`).
@@ -128,6 +129,17 @@ pub fn upkeep(settings: &Settings) -> UpkeepSettings {
         interval_ms: settings.retention.check_interval_ms,
         grace_ms: settings.retention.delete_grace_ms,
         producer_expiration_ms: u64::from(PRODUCER_EXPIRATION_MS.unsigned_abs()),
+    }
+}
+
+/// Paces of compaction.
+pub fn compaction(settings: &Settings) -> CompactionSettings {
+    let compaction = &settings.compaction;
+    let (run_bytes, segments, max_wait_ms) = (compaction.run_bytes, compaction.segments, compaction.max_wait_ms);
+    CompactionSettings {
+        interval_ms: compaction.interval_ms,
+        policy: Policy { run_bytes, segments, max_wait_ms },
+        bytes_per_s: compaction.bytes_per_s,
     }
 }
 

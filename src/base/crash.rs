@@ -21,6 +21,9 @@ pub const POINTS: &[&str] = &[
     "takeover-after-assign",
     "takeover-after-acquired",
     "collect-before-delete",
+    "compact-before-create",
+    "compact-after-create",
+    "compact-after-commit",
 ];
 
 /// Ends the process here if the crash test says so.

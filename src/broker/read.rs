@@ -3,7 +3,7 @@
 use super::standing::Standing;
 use super::{Broker, BrokerError, Topic, check_leader_epoch, partition_of, readable_end};
 use crate::base::{ErrorKind, TopicPartition};
-use crate::fetch::{FetchError, FetchRequest, PartitionFetch, ReadResult, TimestampHit};
+use crate::fetch::{FetchError, FetchRequest, PartitionFetch, ReadResult, Reader, TimestampHit};
 use crate::partition::{Isolation, LogError};
 
 /// Which offset is asked for.
@@ -67,6 +67,11 @@ impl Broker {
         }
         drop(traffic);
         fetched
+    }
+
+    /// Reads single partitions of the log, for what is not a client.
+    pub fn reader(&self) -> &Reader {
+        self.fetches.reader()
     }
 
     /// One offset of a partition.

@@ -19,7 +19,7 @@ pub mod units;
 mod tests;
 pub use load::{ConfigError, Loaded, Sources, load};
 pub use settings::{
-    BrokerSettings, CacheSettings, ClusterSettings, EtcdSettings, FsyncPolicy, GroupSettings, GrpcSettings,
-    HttpSettings, KafkaSettings, LogFormat, LogSettings, MetadataSetting, ObjectStoreSetting, RetentionSettings,
-    Secret, Settings, StoreSettings, TopicSettings, TracingSettings,
+    BrokerSettings, CacheSettings, ClusterSettings, CompactionSettings, EtcdSettings, FsyncPolicy, GroupSettings,
+    GrpcSettings, HttpSettings, KafkaSettings, LogFormat, LogSettings, MetadataSetting, ObjectStoreSetting,
+    RetentionSettings, Secret, Settings, StoreSettings, TopicSettings, TracingSettings,
 };

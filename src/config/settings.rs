@@ -32,6 +32,8 @@ pub struct Settings {
     pub topics: TopicSettings,
     /// Retention.
     pub retention: RetentionSettings,
+    /// Compaction of tiers.
+    pub compaction: CompactionSettings,
     /// The HTTP front door.
     pub http: HttpSettings,
     /// The gRPC front door.
@@ -414,6 +416,27 @@ pub struct RetentionSettings {
 impl Default for RetentionSettings {
     fn default() -> Self {
         Self { check_interval_ms: 300_000, delete_grace_ms: 600_000 }
+    }
+}
+
+/// Compaction of tiers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompactionSettings {
+    /// Ms between two looks; 0 for no compaction.
+    pub interval_ms: u64,
+    /// Bytes of batches in one compacted object, about.
+    pub run_bytes: u64,
+    /// A partition with this many runs in segments is compacted.
+    pub segments: usize,
+    /// A partition that has had batches in segments for this many ms is compacted.
+    pub max_wait_ms: u64,
+    /// Bytes copied per second, on the average.
+    pub bytes_per_s: u64,
+}
+
+impl Default for CompactionSettings {
+    fn default() -> Self {
+        Self { interval_ms: 5_000, run_bytes: 64 << 20, segments: 128, max_wait_ms: 600_000, bytes_per_s: 256 << 20 }
     }
 }
 

@@ -5,7 +5,8 @@ use bytes::{Buf, BytesMut};
 use super::FormatError;
 use super::codec::{Cursor, put_signed, put_varint};
 use super::frame::{FrameHeader, FrameKind, check_batch};
-use super::state::PartitionState;
+use super::runs::{decode_runs, encode_runs};
+use super::state::{PartitionState, Run};
 use crate::protocol::batch::header::{BatchHeader, HEADER_BYTES};
 
 /// A transaction marker inside a control batch.
@@ -128,6 +129,9 @@ pub enum Entry {
     },
     /// The partition was deleted.
     Dropped,
+    /// The batches from the first of these runs to the last are read from them from now on, and from nowhere else: the same
+    /// batches, byte for byte. Not empty; in offset order, each begins where the one before ends.
+    RunsReplaced(Vec<Run>),
 }
 
 impl Entry {
@@ -140,6 +144,7 @@ impl Entry {
             Self::LogStartMoved { .. } => FrameKind::LogStartMoved,
             Self::ProducersExpired { .. } => FrameKind::ProducersExpired,
             Self::Dropped => FrameKind::Dropped,
+            Self::RunsReplaced(_) => FrameKind::RunsReplaced,
         }
     }
 
@@ -151,6 +156,7 @@ impl Entry {
             Self::Acquired(state) | Self::Released(state) => state.encode(&mut bytes),
             Self::LogStartMoved { log_start } => put_varint(&mut bytes, (*log_start).max(0) as u64),
             Self::ProducersExpired { up_to_ms } => put_signed(&mut bytes, *up_to_ms),
+            Self::RunsReplaced(runs) => encode_runs(&mut bytes, runs),
         }
         bytes
     }
@@ -172,6 +178,13 @@ impl Entry {
             FrameKind::LogStartMoved => Self::LogStartMoved { log_start: cursor.varint_as()? },
             FrameKind::ProducersExpired => Self::ProducersExpired { up_to_ms: cursor.signed()? },
             FrameKind::Dropped => Self::Dropped,
+            FrameKind::RunsReplaced => {
+                let runs = decode_runs(&mut cursor)?;
+                if runs.is_empty() || runs.windows(2).any(|pair| pair[0].next_offset != pair[1].first_offset) {
+                    return Err(FormatError::Invalid("control entry"));
+                }
+                Self::RunsReplaced(runs)
+            }
         };
         cursor.finish()?;
         Ok(entry)

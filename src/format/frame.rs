@@ -39,14 +39,24 @@ pub enum FrameKind {
     ProducersExpired = 5,
     /// The partition was deleted.
     Dropped = 6,
+    /// Batches lie in other objects than before.
+    RunsReplaced = 7,
 }
 
 impl FrameKind {
     /// The kind with this stored number.
     pub fn from_u8(number: u8) -> Option<Self> {
-        [Self::Batch, Self::Acquired, Self::Released, Self::LogStartMoved, Self::ProducersExpired, Self::Dropped]
-            .into_iter()
-            .find(|kind| *kind as u8 == number)
+        [
+            Self::Batch,
+            Self::Acquired,
+            Self::Released,
+            Self::LogStartMoved,
+            Self::ProducersExpired,
+            Self::Dropped,
+            Self::RunsReplaced,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == number)
     }
 }
 
@@ -116,7 +126,7 @@ pub fn read_frame(bytes: &[u8]) -> Result<(FrameHeader, &[u8]), FormatError> {
     let Some(kind) = FrameKind::from_u8(kind) else {
         // An unknown kind under a good checksum comes from a newer writer; otherwise it is damage.
         return Err(if crc32c_parts(&[&frame[4..]]) == crc {
-            FormatError::Newer { what: "frame kind", found: u16::from(kind), supported: FrameKind::Dropped as u16 }
+            FormatError::Newer { what: "frame kind", found: u16::from(kind), supported: FrameKind::RunsReplaced as u16 }
         } else {
             FormatError::Checksum("frame")
         });

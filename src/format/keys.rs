@@ -4,6 +4,7 @@
 //! cluster                                      id of the cluster the bucket belongs to, and the format version
 //! log/<broker>-<epoch, 20 digits>/<seq, 20 digits>.seg    segment or seal
 //! ckpt/<broker>-<epoch, 20 digits>/<seq, 20 digits>.ckpt  checkpoint after segment seq
+//! runs/<broker>-<epoch, 20 digits>/<number, 20 digits>-<commit before, 20 digits>.run   compacted run
 //! catalogue/<revision, 20 digits>              backup of the catalogue as of a revision of the metadata store
 //! ```
 
@@ -15,7 +16,8 @@ pub const CLUSTER: &str = "cluster";
 pub const LOG_PREFIX: &str = "log/";
 /// Every checkpoint.
 pub const CHECKPOINT_PREFIX: &str = "ckpt/";
-
+/// Every compacted run.
+pub const RUNS_PREFIX: &str = "runs/";
 /// Every backup of the catalogue.
 pub const CATALOGUE_PREFIX: &str = "catalogue/";
 
@@ -48,6 +50,20 @@ pub fn checkpoint(session: SessionId, seq: u64) -> String {
 /// Prefix of a session's checkpoints.
 pub fn checkpoints_prefix(session: SessionId) -> String {
     format!("ckpt/{session}/")
+}
+
+/// Key of compacted run `number` of a session. The entry that puts it into partitions stands in a segment of the session's
+/// stream before `commit_before`, or nowhere.
+pub fn run(session: SessionId, number: u64, commit_before: u64) -> String {
+    format!("runs/{session}/{number:020}-{commit_before:020}.run")
+}
+
+/// Session, number and `commit_before` of a compacted run's key; `None` for any other key.
+pub fn parse_run(key: &str) -> Option<(SessionId, u64, u64)> {
+    let (owner, name) = key.strip_prefix(RUNS_PREFIX)?.split_once('/')?;
+    let (number, commit_before) = name.strip_suffix(".run")?.split_once('-')?;
+    let (session, number, commit_before) = (owner.parse().ok()?, number.parse().ok()?, commit_before.parse().ok()?);
+    (run(session, number, commit_before) == key).then_some((session, number, commit_before))
 }
 
 /// The session and seq of a segment key; `None` for any other key.

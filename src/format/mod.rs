@@ -28,6 +28,7 @@ pub mod keys;
 pub mod metadata;
 pub mod metalog;
 pub mod prelude;
+pub mod runs;
 pub mod segment;
 pub mod state;
 

@@ -1,14 +1,14 @@
 //! The first 64 bytes of every durable object and write-ahead file.
 //!
 //! ```text
-//!  0  8  magic: "ESKRSEGM" segment, "ESKRSEAL" seal, "ESKRCKPT" checkpoint
+//!  0  8  magic: "ESKRSEGM" segment, "ESKRSEAL" seal, "ESKRCKPT" checkpoint, "ESKRRUNS" compacted run
 //!  8  2  format version, 1
 //! 10  6  zero
 //! 16 16  object id: unique for each try to write something; tells our own earlier write from somebody else's
 //! 32  4  broker id
 //! 36  4  zero
 //! 40  8  session epoch
-//! 48  8  seq
+//! 48  8  seq (of a compacted run: its number)
 //! 56  4  zero
 //! 60  4  CRC-32C of bytes 0..60
 //! ```
@@ -35,6 +35,8 @@ pub enum ObjectKind {
     Seal,
     /// The states of all partitions of a session.
     Checkpoint,
+    /// Batches of one topic's partitions, gathered from many segments.
+    Run,
 }
 
 impl ObjectKind {
@@ -43,6 +45,7 @@ impl ObjectKind {
             Self::Segment => b"ESKRSEGM",
             Self::Seal => b"ESKRSEAL",
             Self::Checkpoint => b"ESKRCKPT",
+            Self::Run => b"ESKRRUNS",
         }
     }
 }
@@ -56,7 +59,7 @@ pub struct Prelude {
     pub object_id: Uuid,
     /// The stream it belongs to.
     pub session: SessionId,
-    /// Its place in the stream.
+    /// Its place in the stream; the number of a compacted run.
     pub seq: u64,
 }
 
@@ -84,7 +87,7 @@ impl Prelude {
         let head = bytes.get(..PRELUDE_BYTES).ok_or(FormatError::Truncated("object prelude"))?;
         let mut cursor = Cursor::new(head, "object prelude");
         let magic = cursor.take(8)?;
-        let kind = [ObjectKind::Segment, ObjectKind::Seal, ObjectKind::Checkpoint]
+        let kind = [ObjectKind::Segment, ObjectKind::Seal, ObjectKind::Checkpoint, ObjectKind::Run]
             .into_iter()
             .find(|kind| kind.magic() == magic)
             .ok_or(FormatError::WrongMagic("an esker object"))?;

@@ -9,53 +9,14 @@ use bytes::{BufMut, BytesMut};
 
 use super::FormatError;
 use super::codec::{Cursor, put_signed, put_varint};
-use crate::base::SessionId;
+pub use super::runs::{ObjectRef, Run};
+use super::runs::{decode_runs, decode_segment_runs, encode_runs, encode_segment_runs};
 
 /// Newest version of the state encoding.
 pub const STATE_VERSION: u16 = 1;
 /// Batches of a producer that are remembered to recognise its retries (Kafka's number, and its clients' limit of requests
 /// in flight).
 pub const PRODUCER_BATCHES: usize = 5;
-
-/// A stored object that holds batches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ObjectRef {
-    /// Segment `seq` of a session's stream.
-    Segment {
-        /// The stream.
-        session: SessionId,
-        /// Position in the stream, from 0.
-        seq: u64,
-    },
-}
-
-impl ObjectRef {
-    /// The object's key in the store.
-    pub fn key(&self) -> String {
-        match self {
-            Self::Segment { session, seq } => super::keys::segment(*session, *seq),
-        }
-    }
-}
-
-/// Some consecutive batches of one partition inside one object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Run {
-    /// First offset (inclusive).
-    pub first_offset: i64,
-    /// End offset (exclusive): the next record's.
-    pub next_offset: i64,
-    /// Largest record timestamp, in milliseconds since the Unix epoch.
-    pub max_timestamp: i64,
-    /// Where the bytes are.
-    pub object: ObjectRef,
-    /// Byte position of the partition's first frame in the object.
-    pub position: u32,
-    /// Bytes from `position` to the end of the partition's last frame; frames of other partitions may lie between.
-    pub length: u32,
-    /// Sum of the batches' own lengths in bytes.
-    pub batch_bytes: u32,
-}
 
 /// An aborted transaction, for `read_committed` fetches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -139,9 +100,10 @@ pub struct PartitionState {
 
 const POSITIONS: u64 = 1;
 const EPOCHS: u64 = 2;
-const RUNS: u64 = 3;
+const SEGMENT_RUNS: u64 = 3;
 const PRODUCERS: u64 = 4;
 const ABORTED: u64 = 5;
+const RUNS: u64 = 6;
 
 impl PartitionState {
     /// First offset of the oldest open transaction, or the next offset.
@@ -161,9 +123,11 @@ impl PartitionState {
             self.encode_epochs(&mut section);
             put_section(into, EPOCHS, &mut section);
         }
-        if !self.runs.is_empty() {
-            self.encode_runs(&mut section);
-            put_section(into, RUNS, &mut section);
+        // A partition that was never compacted is written as it always was.
+        let compacted = self.runs.iter().any(|run| !matches!(run.object, ObjectRef::Segment { .. }));
+        if !compacted && !self.runs.is_empty() {
+            encode_segment_runs(&mut section, &self.runs);
+            put_section(into, SEGMENT_RUNS, &mut section);
         }
         if !self.producers.is_empty() {
             self.encode_producers(&mut section);
@@ -172,6 +136,10 @@ impl PartitionState {
         if !self.aborted.is_empty() {
             self.encode_aborted(&mut section);
             put_section(into, ABORTED, &mut section);
+        }
+        if compacted {
+            encode_runs(&mut section, &self.runs);
+            put_section(into, RUNS, &mut section);
         }
     }
 
@@ -193,14 +161,15 @@ impl PartitionState {
                     state.next_offset = section.signed()?;
                 }
                 EPOCHS => state.decode_epochs(&mut section)?,
-                RUNS => state.decode_runs(&mut section)?,
+                SEGMENT_RUNS => state.runs = decode_segment_runs(&mut section)?.into(),
+                RUNS => state.runs = decode_runs(&mut section)?.into(),
                 PRODUCERS => state.decode_producers(&mut section)?,
                 ABORTED => state.decode_aborted(&mut section)?,
                 _ => {
                     return Err(FormatError::Newer {
                         what: "partition state section",
                         found: u16::try_from(tag).unwrap_or(u16::MAX),
-                        supported: ABORTED as u16,
+                        supported: RUNS as u16,
                     });
                 }
             }
@@ -231,71 +200,6 @@ impl PartitionState {
                 start_offset: section.delta(last.start_offset)?,
             };
             self.epochs.push(last);
-        }
-        Ok(())
-    }
-
-    /// Runs name their session by its place in a table: a partition's runs come from few sessions.
-    fn encode_runs(&self, section: &mut BytesMut) {
-        let mut sessions: Vec<SessionId> = Vec::new();
-        let mut slots = Vec::with_capacity(self.runs.len());
-        for run in &self.runs {
-            let ObjectRef::Segment { session, .. } = run.object;
-            let known = sessions.iter().rposition(|known| *known == session);
-            slots.push(known.unwrap_or(sessions.len()));
-            if known.is_none() {
-                sessions.push(session);
-            }
-        }
-        put_varint(section, sessions.len() as u64);
-        for session in &sessions {
-            section.put_i32_le(session.broker_id);
-            section.put_u64_le(session.epoch);
-        }
-        put_varint(section, self.runs.len() as u64);
-        let (mut offset, mut timestamp, mut last_seq) = (0, 0, 0);
-        for (run, slot) in self.runs.iter().zip(slots) {
-            let ObjectRef::Segment { seq, .. } = run.object;
-            put_varint(section, slot as u64);
-            put_signed(section, seq as i64 - last_seq);
-            put_signed(section, run.first_offset - offset);
-            put_signed(section, run.next_offset - run.first_offset);
-            put_signed(section, run.max_timestamp.wrapping_sub(timestamp));
-            put_varint(section, u64::from(run.position));
-            put_varint(section, u64::from(run.length));
-            put_varint(section, u64::from(run.batch_bytes));
-            (offset, timestamp, last_seq) = (run.next_offset, run.max_timestamp, seq as i64);
-        }
-    }
-
-    fn decode_runs(&mut self, section: &mut Cursor<'_>) -> Result<(), FormatError> {
-        let mut sessions = Vec::new();
-        for _ in 0..section.count(12)? {
-            sessions.push(SessionId { broker_id: section.i32()?, epoch: section.u64()? });
-        }
-        let count = section.count(8)?;
-        self.runs.reserve(count);
-        let (mut offset, mut timestamp, mut last_seq) = (0_i64, 0_i64, 0_i64);
-        for _ in 0..count {
-            let slot: usize = section.varint_as()?;
-            let session = *sessions.get(slot).ok_or(FormatError::Invalid("partition state"))?;
-            last_seq = section.delta(last_seq)?;
-            let first_offset = section.delta(offset)?;
-            let next_offset = section.delta(first_offset)?;
-            timestamp = timestamp.wrapping_add(section.signed()?);
-            if last_seq < 0 || next_offset < first_offset {
-                return Err(FormatError::Invalid("partition state"));
-            }
-            self.runs.push_back(Run {
-                first_offset,
-                next_offset,
-                max_timestamp: timestamp,
-                object: ObjectRef::Segment { session, seq: last_seq as u64 },
-                position: section.varint_as()?,
-                length: section.varint_as()?,
-                batch_bytes: section.varint_as()?,
-            });
-            offset = next_offset;
         }
         Ok(())
     }

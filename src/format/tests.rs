@@ -10,6 +10,7 @@ use super::checkpoint;
 use super::codec::{Cursor, put_signed, put_varint};
 use super::entry::{BatchFacts, Entry, Marker};
 use super::frame::{FrameKind, put_frame, read_frame};
+use super::keys;
 use super::prelude::{ObjectKind, PRELUDE_BYTES, Prelude, encode_seal};
 use super::segment::{ControlFacts, Footer, Indexed, Section, read_footer};
 use super::state::{AbortedTxn, EpochStart, ObjectRef, PartitionState, ProducerBatch, ProducerState, Run};
@@ -72,17 +73,27 @@ fn footer() -> impl Strategy<Value = Footer> {
     })
 }
 
+fn object() -> impl Strategy<Value = ObjectRef> {
+    (session(), 0..1_u64 << 40, proptest::option::of(0..1_u64 << 40)).prop_map(|(session, number, commit_before)| {
+        match commit_before {
+            None => ObjectRef::Segment { session, seq: number },
+            Some(commit_before) => ObjectRef::Run { session, number, commit_before },
+        }
+    })
+}
+
 fn run() -> impl Strategy<Value = Run> {
-    (0..1_i64 << 40, 1..1000_i64, any::<i64>(), session(), 0..1_u64 << 40, any::<u32>(), any::<u32>(), any::<u32>())
-        .prop_map(|(first_offset, records, max_timestamp, session, seq, position, length, batch_bytes)| Run {
+    (0..1_i64 << 40, 1..1000_i64, any::<i64>(), object(), any::<u32>(), any::<u32>(), any::<u32>()).prop_map(
+        |(first_offset, records, max_timestamp, object, position, length, batch_bytes)| Run {
             first_offset,
             next_offset: first_offset + records,
             max_timestamp,
-            object: ObjectRef::Segment { session, seq },
+            object,
             position,
             length,
             batch_bytes,
-        })
+        },
+    )
 }
 
 fn producer() -> impl Strategy<Value = ProducerState> {
@@ -321,6 +332,30 @@ fn the_bytes_of_version_1_have_not_changed() {
     golden("v1-control-frames.hex", &file);
     let prelude = Prelude { kind: ObjectKind::Checkpoint, object_id: Uuid::from_u128(0xbeef), session, seq: 5 };
     golden("v1-checkpoint.hex", &checkpoint::encode(&prelude, [(partition, &golden_state())]));
+}
+
+#[test]
+fn the_bytes_of_compacted_runs_have_not_changed() {
+    let session = SessionId { broker_id: 1, epoch: 7 };
+    let prelude = Prelude { kind: ObjectKind::Run, object_id: Uuid::from_u128(0xcafe), session, seq: 4 };
+    golden("v1-run-prelude.hex", &prelude.encode());
+    let mut state = golden_state();
+    state.runs[0].object = ObjectRef::Run { session, number: 4, commit_before: 65_540 };
+    state.runs[1].object = ObjectRef::Run { session, number: 5, commit_before: 65_541 };
+    let replaced = Entry::RunsReplaced(state.runs.iter().copied().take(2).collect());
+    let mut file = BytesMut::new();
+    for entry in [Entry::Acquired(Box::new(state)), replaced] {
+        let start = file.len();
+        let partition = TopicPartition::new(Uuid::from_u128(5), 1);
+        put_frame(&mut file, entry.kind(), partition, 1_700_000_000_000, &entry.encode_control());
+        let (header, payload) = read_frame(&file[start..]).unwrap();
+        assert_eq!(Entry::decode(&header, payload, 0), Ok(entry));
+    }
+    golden("v1-compacted-control-frames.hex", &file);
+    let key = keys::run(session, 4, 65_540);
+    assert_eq!(key, "runs/1-00000000000000000007/00000000000000000004-00000000000000065540.run");
+    assert_eq!(keys::parse_run(&key), Some((session, 4, 65_540)));
+    assert_eq!(keys::parse_run(&key.replace("-0000000000000006", "-6")), None);
 }
 
 #[test]

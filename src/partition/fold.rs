@@ -21,6 +21,14 @@ pub enum FoldError {
         /// The batch's base offset.
         found: i64,
     },
+    /// The runs that would take the place of others do not begin and end where those do.
+    #[error("runs from offset {first_offset} to {next_offset} replace no whole runs")]
+    NotTheSameRuns {
+        /// First offset of the new runs.
+        first_offset: i64,
+        /// End (exclusive) of the new runs.
+        next_offset: i64,
+    },
     /// Log start would move past the end of the log.
     #[error("log start {log_start} lies past the end of the log {next_offset}")]
     StartPastEnd {
@@ -45,7 +53,42 @@ pub fn fold(state: &mut PartitionState, object: ObjectRef, entry: &Entry) -> Res
             producers::expire(&mut state.producers, *up_to_ms);
             Ok(())
         }
+        Entry::RunsReplaced(runs) => replace_runs(state, runs),
         Entry::Released(_) | Entry::Dropped => Ok(()),
+    }
+}
+
+/// The same batches lie somewhere else. What log start has passed since the runs were made is gone all the same.
+fn replace_runs(state: &mut PartitionState, runs: &[Run]) -> Result<(), FoldError> {
+    let Some((from, to)) = replaced(state, runs)? else { return Ok(()) };
+    let log_start = state.log_start;
+    let mut behind = state.runs.split_off(to);
+    state.runs.truncate(from);
+    state.runs.extend(runs.iter().filter(|run| run.next_offset > log_start));
+    state.runs.append(&mut behind);
+    Ok(())
+}
+
+/// Which runs of the state (by place, the second exclusive) lie where `runs` do; `None` if log start has passed all of them.
+pub fn replaced(state: &PartitionState, runs: &[Run]) -> Result<Option<(usize, usize)>, FoldError> {
+    let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return Ok(None) };
+    let (first_offset, next_offset) = (first.first_offset, last.next_offset);
+    if next_offset <= state.log_start {
+        return Ok(None);
+    }
+    let from = state.runs.partition_point(|run| run.next_offset <= first_offset);
+    let to = state.runs.partition_point(|run| run.next_offset <= next_offset);
+    let begins = state.runs.get(from).is_some_and(|run| {
+        // Those before log start may have been dropped since.
+        run.first_offset == first_offset
+            || (from == 0 && run.first_offset > first_offset && state.log_start > first_offset)
+    });
+    let ends =
+        to.checked_sub(1).and_then(|last| state.runs.get(last)).is_some_and(|run| run.next_offset == next_offset);
+    if begins && ends && from < to {
+        Ok(Some((from, to)))
+    } else {
+        Err(FoldError::NotTheSameRuns { first_offset, next_offset })
     }
 }
 

@@ -32,6 +32,7 @@ use super::producers::{self, Verdict};
 use super::segment_buffer::{Block, CutSegment, OpenSegment};
 use super::tail::TailBudget;
 
+mod compaction;
 mod leadership;
 mod progress;
 #[cfg(test)]
@@ -161,6 +162,7 @@ pub struct Machine {
     fenced: bool,
     checkpointed: u64,
     checkpoint_us: u64,
+    runs_allotted: u64,
 }
 
 impl Machine {
@@ -193,6 +195,7 @@ impl Machine {
             fenced: false,
             checkpointed: 0,
             checkpoint_us: now_us,
+            runs_allotted: 0,
         }
     }
 
@@ -316,9 +319,15 @@ impl Machine {
     }
 
     fn append_control(&mut self, now: Now, partition: TopicPartition, entry: Entry) -> Ticket {
+        let ticket = self.append_background(now, partition, entry);
+        self.open_segment(now.boot_us).replies_wait = true;
+        ticket
+    }
+
+    /// An entry for which nobody waits: it goes with whatever segment is cut next.
+    fn append_background(&mut self, now: Now, partition: TopicPartition, entry: Entry) -> Ticket {
         let segment = self.open_segment(now.boot_us);
         let (seq, before) = (segment.seq, (segment.len(), segment.memory_bytes));
-        segment.replies_wait = true;
         let end = segment.append_control(partition, entry, now.wall_ms, now.boot_us);
         let grown = (segment.len() - before.0, segment.memory_bytes - before.1);
         self.account(grown);

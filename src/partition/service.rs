@@ -187,7 +187,7 @@ impl Log {
 
     /// The local copy of a segment of this session, while there is one.
     pub fn local_copy(&self, object: super::api::ObjectRef) -> Option<PathBuf> {
-        let super::api::ObjectRef::Segment { session, seq } = object;
+        let super::api::ObjectRef::Segment { session, seq } = object else { return None };
         (session == self.session() && self.0.wal_cache.lock().contains(seq))
             .then(|| self.0.wal_dir.as_ref().map(|dir| dir.path(seq)))
             .flatten()
@@ -323,6 +323,31 @@ impl Log {
             self.committed(ticket).await?;
         }
         Ok(self.view(partition)?.log_start)
+    }
+
+    /// The name of a compacted run that is about to be written.
+    pub fn allot_run(&self) -> super::api::ObjectRef {
+        self.0.machine.lock().allot_run()
+    }
+
+    /// Reads partitions from other objects from now on: each list of runs holds, byte for byte, the batches that lie between
+    /// its first offset and its end. The runs are in objects that were written under names of [`Log::allot_run`]. Resolves
+    /// when that is committed; the answers are in the order of the requests.
+    ///
+    /// Errors, of each partition: `NotLeader`, `Retriable`; nothing was changed then.
+    pub async fn replace_runs(&self, replaced: Vec<(TopicPartition, Vec<Run>)>) -> Vec<Result<(), LogError>> {
+        let tickets: Vec<_> = self.control(|machine, now| {
+            replaced.into_iter().map(|(partition, runs)| machine.replace_runs(now, partition, runs)).collect()
+        });
+        let mut answers = Vec::with_capacity(tickets.len());
+        for ticket in tickets {
+            answers.push(match ticket {
+                Ok(Some(ticket)) => self.committed(ticket).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            });
+        }
+        answers
     }
 
     /// Forgets idempotent producers that last wrote at or before `up_to_ms` (milliseconds since the Unix epoch).

@@ -117,7 +117,7 @@ impl StreamState {
                 Entry::Batch(facts) => *end = facts.last_offset + 1,
                 Entry::Acquired(state) | Entry::Released(state) => *end = state.next_offset,
                 Entry::Dropped => *end = 0,
-                Entry::LogStartMoved { .. } | Entry::ProducersExpired { .. } => {}
+                Entry::LogStartMoved { .. } | Entry::ProducersExpired { .. } | Entry::RunsReplaced(_) => {}
             }
         }
         Ok(())

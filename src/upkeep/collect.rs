@@ -15,6 +15,24 @@ pub const CHECKPOINTS_KEPT: usize = 2;
 /// Most objects marked at a time; the rest is marked in later passes.
 pub const MAX_MARKS: usize = 200_000;
 
+/// What the store holds.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    /// Segments and seals.
+    pub segments: Vec<ObjectMeta>,
+    /// Checkpoints.
+    pub checkpoints: Vec<ObjectMeta>,
+    /// Compacted runs.
+    pub runs: Vec<ObjectMeta>,
+}
+
+impl Listing {
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &ObjectMeta> {
+        self.segments.iter().chain(&self.checkpoints).chain(&self.runs)
+    }
+}
+
 /// What must stay, as known at one moment after the listing: what came into the store since then is not judged.
 #[derive(Debug, Clone, Default)]
 pub struct LiveSet {
@@ -25,6 +43,8 @@ pub struct LiveSet {
     /// Streams of sessions registered before this epoch that are not in `streams` have ended and are needed by nobody (a
     /// session is on record before its first object is).
     pub ended_before: u64,
+    /// How far streams had come when their partitions were looked at: everything before this seq is in `objects`.
+    pub ends: HashMap<SessionId, u64>,
 }
 
 impl LiveSet {
@@ -93,15 +113,9 @@ impl Collector {
         self.marks.clear();
     }
 
-    /// One pass over everything under `log/` and `ckpt/`. Returns the keys that may be deleted now.
-    pub fn pass(
-        &mut self,
-        live: &LiveSet,
-        segments: &[ObjectMeta],
-        checkpoints: &[ObjectMeta],
-        boot_ms: u64,
-        wall_ms: i64,
-    ) -> Vec<String> {
+    /// One pass over everything under `log/`, `ckpt/` and `runs/`. Returns the keys that may be deleted now.
+    pub fn pass(&mut self, live: &LiveSet, listing: &Listing, boot_ms: u64, wall_ms: i64) -> Vec<String> {
+        let Listing { segments, checkpoints, runs } = listing;
         let covered = Covered::new(live, checkpoints);
         let mut garbage: Vec<&str> = Vec::new();
         for meta in segments {
@@ -116,6 +130,15 @@ impl Collector {
             let Some((session, seq)) = keys::parse_checkpoint(&meta.key) else { continue };
             let replaced = covered.oldest_kept(session).is_some_and(|kept| seq < kept);
             if replaced || live.has_ended(session) {
+                garbage.push(&meta.key);
+            }
+        }
+        for meta in runs {
+            let Some((session, number, commit_before)) = keys::parse_run(&meta.key) else { continue };
+            let referenced = live.objects.contains(&ObjectRef::Run { session, number, commit_before });
+            // Nothing will ever refer to one that the stream has passed without a word.
+            let decided = live.ends.get(&session).is_some_and(|end| *end >= commit_before);
+            if !referenced && (decided || live.has_ended(session)) {
                 garbage.push(&meta.key);
             }
         }

@@ -21,6 +21,20 @@ pub struct UpkeepMetrics {
     pub stored_objects: Gauge,
     /// Bytes of the objects seen by the last pass.
     pub stored_bytes: Gauge,
+    /// Objects that compaction wrote.
+    pub compacted_objects: Counter,
+    /// Bytes of the objects that compaction wrote.
+    pub compacted_bytes: Counter,
+    /// Runs that compaction put into others.
+    pub compacted_runs: Counter,
+    /// Rounds of compaction that ended early because the store did not take an object.
+    pub compaction_failures: Counter,
+    /// Windows that could not be read, or were no longer there.
+    pub compaction_skips: Counter,
+    /// Bytes that the last look found worth compacting.
+    pub compaction_backlog_bytes: Gauge,
+    /// Runs of all partitions that are led here.
+    pub partition_runs: Gauge,
 }
 
 impl UpkeepMetrics {
@@ -35,6 +49,17 @@ impl UpkeepMetrics {
         registry.register("esker_upkeep_deleted_topics", help, m.deleted_topics.clone());
         registry.register("esker_upkeep_stored_objects", "Objects in the store", m.stored_objects.clone());
         registry.register("esker_upkeep_stored_bytes", "Bytes of objects in the store", m.stored_bytes.clone());
+        registry.register("esker_upkeep_compacted_objects", "Compacted runs written", m.compacted_objects.clone());
+        registry.register("esker_upkeep_compacted_bytes", "Bytes of compacted runs written", m.compacted_bytes.clone());
+        registry.register("esker_upkeep_compacted_runs", "Runs put into compacted ones", m.compacted_runs.clone());
+        let help = "Rounds of compaction that the object store ended";
+        registry.register("esker_upkeep_compaction_failures", help, m.compaction_failures.clone());
+        let help = "Partitions that compaction passed over, because they moved or could not be read";
+        registry.register("esker_upkeep_compaction_skips", help, m.compaction_skips.clone());
+        let help = "Bytes that were worth compacting at the last look";
+        registry.register("esker_upkeep_compaction_backlog_bytes", help, m.compaction_backlog_bytes.clone());
+        let help = "Runs of batches in the indexes of the partitions led here";
+        registry.register("esker_upkeep_partition_runs", help, m.partition_runs.clone());
         m
     }
 }

@@ -1,4 +1,5 @@
-//! Floor 5: upkeep: retention moves log start, garbage collection deletes what nothing leads to.
+//! Floor 5: upkeep: compaction puts small segments together ([`compact`]), retention moves log start, garbage collection
+//! deletes what nothing leads to.
 //!
 //! Invariants:
 //! - Nothing referenced is deleted: an object goes only after two marks, a grace period apart, both found that no
@@ -11,9 +12,10 @@
 //!
 //! Crash: marks are in memory; a restart begins to count the grace period anew. Cancellation: between any two deletes.
 //!
-//! It never touches keys that are not segments, seals or checkpoints.
+//! It never touches keys that are not segments, seals, checkpoints or compacted runs.
 
 mod collect;
+pub mod compact;
 mod deletions;
 mod metrics;
 mod references;
@@ -23,7 +25,8 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-pub use collect::{Collector, LiveSet, SEAL_KEPT_MS};
+pub use collect::{Collector, Listing, LiveSet, SEAL_KEPT_MS};
+pub use compact::{Compaction, CompactionSettings};
 pub use metrics::UpkeepMetrics;
 pub use retention::{RetentionRule, new_log_start};
 pub use service::{Upkeep, UpkeepSettings};

@@ -47,13 +47,14 @@ pub struct Known {
 }
 
 /// What must stay, and, if `trace`, what is left of topics, for which more streams are read; `None` if session `own` is not
-/// the controller. `own_objects` are what the partitions of `own` name; it is called once.
+/// the controller. `own_state` tells how far the stream of `own` had come, and then what its partitions name; it is called
+/// once.
 pub async fn known(
     sessions: &Sessions,
     store: &Arc<dyn ObjectStore>,
     own: SessionId,
     trace: bool,
-    own_objects: impl FnOnce() -> HashSet<ObjectRef>,
+    own_state: impl FnOnce() -> (u64, HashSet<ObjectRef>),
 ) -> Result<Option<Known>, Unknown> {
     let before = sessions.leadership().await?;
     if before.controller != Some(own) {
@@ -82,8 +83,11 @@ pub async fn known(
         live.objects.extend(state.partitions.values().flat_map(|state| state.runs.iter().map(|run| run.object)));
         traces.topics.extend(state.partitions.keys().map(|partition| partition.topic_id));
         traces.ends.insert(state.session, state.next_seq);
+        live.ends.insert(state.session, state.next_seq);
     }
-    live.objects.extend(own_objects());
+    let (own_end, own_objects) = own_state();
+    live.ends.insert(own, own_end);
+    live.objects.extend(own_objects);
     if !sessions.leadership().await?.unchanged_since(&before) {
         return Err(Unknown::Moved);
     }

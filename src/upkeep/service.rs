@@ -10,10 +10,10 @@ use uuid::Uuid;
 use crate::base::{Clock, ErrorKind, Tasks, TopicPartition, crash};
 use crate::cluster::{Catalogue, Sessions};
 use crate::format::keys;
-use crate::objstore::{ObjectMeta, ObjectStore, StoreError};
+use crate::objstore::{ObjectStore, StoreError};
 use crate::partition::Log;
 
-use super::collect::{Collector, Covered, SEAL_KEPT_MS};
+use super::collect::{Collector, Covered, Listing, SEAL_KEPT_MS};
 use super::deletions::Deletions;
 use super::metrics::UpkeepMetrics;
 use super::references::{Known, Unknown, known};
@@ -69,13 +69,6 @@ impl Memory {
     }
 }
 
-/// What the store holds.
-#[derive(Debug)]
-pub(super) struct Listing {
-    pub(super) segments: Vec<ObjectMeta>,
-    pub(super) checkpoints: Vec<ObjectMeta>,
-}
-
 /// Lists, and only then finds out what must stay: a segment that lands between the two is judged by the next look.
 pub(super) async fn look<E: From<StoreError>>(
     store: &Arc<dyn ObjectStore>,
@@ -83,7 +76,8 @@ pub(super) async fn look<E: From<StoreError>>(
 ) -> Result<Option<(Listing, Known)>, E> {
     let segments = store.list(keys::LOG_PREFIX, None).try_collect().await?;
     let checkpoints = store.list(keys::CHECKPOINT_PREFIX, None).try_collect().await?;
-    Ok(known.await?.map(|known| (Listing { segments, checkpoints }, known)))
+    let runs = store.list(keys::RUNS_PREFIX, None).try_collect().await?;
+    Ok(known.await?.map(|known| (Listing { segments, checkpoints, runs }, known)))
 }
 
 impl Upkeep {
@@ -165,14 +159,12 @@ impl Upkeep {
             memory.forget();
             return Ok(());
         };
-        let Listing { segments, checkpoints } = listing;
-        self.metrics.stored_objects.set((segments.len() + checkpoints.len()) as i64);
-        let sizes: HashMap<&str, u64> =
-            segments.iter().chain(&checkpoints).map(|meta| (meta.key.as_str(), meta.size_bytes)).collect();
+        let sizes: HashMap<&str, u64> = listing.all().map(|meta| (meta.key.as_str(), meta.size_bytes)).collect();
+        self.metrics.stored_objects.set(sizes.len() as i64);
         self.metrics.stored_bytes.set(sizes.values().sum::<u64>() as i64);
         let boot_ms = self.clock.boot_ms();
         let collector = &mut memory.collector;
-        let delete = collector.pass(&known.live, &segments, &checkpoints, boot_ms, self.clock.wall_ms());
+        let delete = collector.pass(&known.live, &listing, boot_ms, self.clock.wall_ms());
         self.metrics.marked_objects.set(collector.marked() as i64);
         let deletes = delete.iter().map(|key| delete_one(store.clone(), key.clone()));
         let mut deletes = stream::iter(deletes.collect::<Vec<_>>()).buffer_unordered(PARALLEL_DELETES);
@@ -182,7 +174,7 @@ impl Upkeep {
             self.metrics.deleted_bytes.inc_by(sizes.get(key.as_str()).copied().unwrap_or(0));
         }
         let on_record: HashSet<Uuid> = image.deletions.keys().copied().collect();
-        let covered = Covered::new(&known.live, &checkpoints);
+        let covered = Covered::new(&known.live, &listing.checkpoints);
         let gone = memory.deletions.pass(&on_record, &known.traces, &covered, &memory.collector, boot_ms);
         self.metrics.deleted_topics.set(on_record.len() as i64 - gone.len() as i64);
         match self.catalogue.finish_deletions(self.log.session(), &gone).await {
@@ -194,12 +186,13 @@ impl Upkeep {
 
     /// `None` while this broker is not the controller.
     async fn known(&self, trace: bool) -> Result<Option<Known>, Unknown> {
-        let own_objects = || {
+        let own_state = || {
+            let end = self.log.progress().borrow().committed;
             let mut objects = HashSet::new();
             self.log.each_state(|_, state| objects.extend(state.runs.iter().map(|run| run.object)));
-            objects
+            (end, objects)
         };
-        let known = known(&self.sessions, self.log.store(), self.log.session(), trace, own_objects).await?;
+        let known = known(&self.sessions, self.log.store(), self.log.session(), trace, own_state).await?;
         // A log that was fenced does not know its partitions any more.
         Ok(known.filter(|_| !self.log.progress().borrow().fenced))
     }

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 
-use super::collect::{CHECKPOINTS_KEPT, Collector, LiveSet, SEAL_KEPT_MS};
+use super::collect::{CHECKPOINTS_KEPT, Collector, Listing, LiveSet, SEAL_KEPT_MS};
 use super::retention::{RetentionRule, new_log_start};
 use crate::base::SessionId;
 use crate::format::keys;
@@ -61,14 +61,35 @@ fn an_object_goes_only_after_two_marks_a_grace_period_apart() {
     let mut collector = Collector::new(1_000);
     let live = LiveSet { ended_before: 2, ..LiveSet::default() };
     let segments = [segment(1, 0, 900)];
-    assert!(collector.pass(&live, &segments, &[], 5_000, 0).is_empty());
-    assert!(collector.pass(&live, &segments, &[], 5_999, 0).is_empty());
+    let listing = Listing { segments: segments.to_vec(), ..Listing::default() };
+    assert!(collector.pass(&live, &listing, 5_000, 0).is_empty());
+    assert!(collector.pass(&live, &listing, 5_999, 0).is_empty());
     // Referenced for a moment in between: the mark is gone.
     let object = ObjectRef::Segment { session: session(1), seq: 0 };
     let referenced = LiveSet { objects: HashSet::from([object]), ..live.clone() };
-    assert!(collector.pass(&referenced, &segments, &[], 6_000, 0).is_empty());
-    assert!(collector.pass(&live, &segments, &[], 7_000, 0).is_empty());
-    assert_eq!(collector.pass(&live, &segments, &[], 8_000, 0), vec![segments[0].key.clone()]);
+    assert!(collector.pass(&referenced, &listing, 6_000, 0).is_empty());
+    assert!(collector.pass(&live, &listing, 7_000, 0).is_empty());
+    assert_eq!(collector.pass(&live, &listing, 8_000, 0), vec![segments[0].key.clone()]);
+}
+
+#[test]
+fn a_compacted_run_goes_once_its_stream_has_passed_it_without_a_word() {
+    let key = |epoch, number, before| keys::run(session(epoch), number, before);
+    let meta = |key: String| ObjectMeta { key, size_bytes: 900, modified_ms: 0 };
+    let keys = [key(1, 0, 10), key(1, 1, 11), key(1, 2, 10), key(2, 0, 10), key(3, 0, 10)];
+    let listing = Listing { runs: keys.iter().cloned().map(meta).collect(), ..Listing::default() };
+    let named = ObjectRef::Run { session: session(1), number: 2, commit_before: 10 };
+    let live = LiveSet {
+        objects: HashSet::from([named]),
+        streams: HashSet::from([session(1), session(3)]),
+        ended_before: 3,
+        // How far the stream of epoch 3 has come is not known.
+        ends: [(session(1), 10)].into(),
+    };
+    let mut collector = Collector::new(0);
+    collector.pass(&live, &listing, 0, 0);
+    // Its writer may still refer to number 1; number 2 is referred to; epoch 2 has ended.
+    assert_eq!(collector.pass(&live, &listing, 1, 0), [keys[0].clone(), keys[3].clone()]);
 }
 
 #[test]
@@ -76,11 +97,12 @@ fn seals_stay_a_week_and_unknown_streams_for_ever() {
     let mut collector = Collector::new(0);
     let live = LiveSet { ended_before: 2, ..LiveSet::default() };
     let objects = [segment(1, 3, 64), segment(2, 0, 900)];
+    let listing = Listing { segments: objects.to_vec(), ..Listing::default() };
     for now_ms in [1, 2, SEAL_KEPT_MS - 1] {
-        assert!(collector.pass(&live, &objects, &[], now_ms as u64, now_ms).is_empty());
+        assert!(collector.pass(&live, &listing, now_ms as u64, now_ms).is_empty());
     }
-    collector.pass(&live, &objects, &[], 1, SEAL_KEPT_MS);
-    assert_eq!(collector.pass(&live, &objects, &[], 2, SEAL_KEPT_MS), vec![objects[0].key.clone()]);
+    collector.pass(&live, &listing, 1, SEAL_KEPT_MS);
+    assert_eq!(collector.pass(&live, &listing, 2, SEAL_KEPT_MS), vec![objects[0].key.clone()]);
 }
 
 proptest! {
@@ -97,8 +119,9 @@ proptest! {
         let objects = referenced.iter().map(|seq| ObjectRef::Segment { session: session(1), seq: *seq }).collect();
         let live = LiveSet { objects, streams: HashSet::from([session(1)]), ..LiveSet::default() };
         let mut collector = Collector::new(0);
-        collector.pass(&live, &segments, &listed, 0, 0);
-        let deleted: HashSet<String> = collector.pass(&live, &segments, &listed, 1, 0).into_iter().collect();
+        let listing = Listing { segments, checkpoints: listed, runs: Vec::new() };
+        collector.pass(&live, &listing, 0, 0);
+        let deleted: HashSet<String> = collector.pass(&live, &listing, 1, 0).into_iter().collect();
         let kept: Vec<u64> = checkpoints.iter().rev().take(CHECKPOINTS_KEPT).copied().collect();
         for seq in &kept {
             prop_assert!(!deleted.contains(&keys::checkpoint(session(1), *seq)));

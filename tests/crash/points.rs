@@ -29,7 +29,9 @@ fn met(point: &str) -> Met {
         | "commit-before-reply" => Met::Loaded(&[1, 3, 40]),
         "wal-after-sync" => Met::Loaded(&[1, 3, 20]),
         "checkpoint-before-put" | "checkpoint-after-put" => Met::Loaded(&[1, 3]),
-        "collect-before-delete" => Met::Loaded(&[1, 5]),
+        "collect-before-delete" | "compact-before-create" | "compact-after-create" | "compact-after-commit" => {
+            Met::Loaded(&[1, 5])
+        }
         point if point.starts_with("recovery-") || point.starts_with("takeover-") => Met::Starting,
         other => panic!("no test for the crash point '{other}'"),
     }
@@ -46,6 +48,12 @@ const FLAGS: &[&str] = &[
     "0ms",
     "--offsets-topic-partitions",
     "2",
+    "--compaction-interval",
+    "200ms",
+    "--compaction-segments",
+    "2",
+    "--compaction-run-bytes",
+    "256KiB",
 ];
 
 fn assert_crashed(mut broker: Broker, point: &str) {

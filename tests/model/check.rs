@@ -388,7 +388,7 @@ fn keeps_acknowledged(world: &World, partition: usize, state: &PartitionState) -
         let Some(run) = run else {
             return Err(format!("1: the record acknowledged at offset {offset} is lost"));
         };
-        let ObjectRef::Segment { session, seq } = run.object;
+        let ObjectRef::Segment { session, seq } = run.object else { continue };
         let Some(Object::Segment(entries)) = world.objects.get(&(session, seq)).map(|object| &**object) else {
             return Err(format!("8: the object that holds offset {offset} was deleted"));
         };

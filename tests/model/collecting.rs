@@ -9,7 +9,7 @@ use esker::format::keys;
 use esker::format::prelude::PRELUDE_BYTES;
 use esker::format::state::ObjectRef;
 use esker::objstore::ObjectMeta;
-use esker::upkeep::{Collector, LiveSet, SEAL_KEPT_MS};
+use esker::upkeep::{Collector, Listing as Stored, LiveSet, SEAL_KEPT_MS};
 
 use crate::rules::{Flaw, Rules};
 use crate::world::{Object, Record, World};
@@ -87,6 +87,7 @@ impl World {
             objects: mark.objects.into_iter().collect(),
             streams: mark.live.into_iter().collect(),
             ended_before: mark.ended_before,
+            ..LiveSet::default()
         };
         let garbage = garbage(rules, &live, &mark.listed.unwrap_or_else(|| self.list()));
         match self.collecting.marked.take() {
@@ -121,6 +122,7 @@ fn garbage(rules: &Rules, live: &LiveSet, listing: &Listing) -> BTreeSet<String>
     let checkpoints: Vec<ObjectMeta> = listing.checkpoints.iter().map(|key| meta(key, 1_000)).collect();
     let wall_ms = if rules.flaw == Flaw::SealsCollected { SEAL_KEPT_MS } else { 0 };
     let mut collector = Collector::new(0);
-    collector.pass(live, &segments, &checkpoints, 0, wall_ms);
-    collector.pass(live, &segments, &checkpoints, 0, wall_ms).into_iter().collect()
+    let listing = Stored { segments, checkpoints, runs: Vec::new() };
+    collector.pass(live, &listing, 0, wall_ms);
+    collector.pass(live, &listing, 0, wall_ms).into_iter().collect()
 }

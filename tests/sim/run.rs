@@ -145,6 +145,11 @@ fn settings(world: &World) -> Settings {
     settings.cache.memory_bytes = world.between(1, 20) * 10_000;
     settings.retention.check_interval_ms = world.between(500, 5_000);
     settings.retention.delete_grace_ms = world.between(2_000, 30_000);
+    // Runs of a few batches; one partition in two waits for the last look.
+    settings.compaction.interval_ms = world.between(300, 5_000);
+    settings.compaction.run_bytes = world.between(2_000, 60_000);
+    settings.compaction.segments = world.between(1, 12) as usize;
+    settings.compaction.max_wait_ms = world.between(0, 10_000);
     settings.group.offsets_topic_partitions = 3;
     settings.group.initial_rebalance_delay_ms = 100;
     settings

@@ -110,7 +110,7 @@ impl Bucket {
         (session, load_stream(&self.store, session).await)
     }
 
-    /// Every segment, and for each session when its newest object was written.
+    /// Every segment and compacted run, and for each session when its newest object was written.
     async fn objects(&self) -> anyhow::Result<(HashSet<ObjectRef>, BTreeMap<SessionId, i64>)> {
         let (mut objects, mut newest_ms) = (HashSet::new(), BTreeMap::new());
         let mut saw = |session: SessionId, modified_ms: i64| {
@@ -121,6 +121,12 @@ impl Bucket {
         while let Some(meta) = segments.try_next().await? {
             let Some((session, seq)) = keys::parse_segment(&meta.key) else { continue };
             objects.insert(ObjectRef::Segment { session, seq });
+            saw(session, meta.modified_ms);
+        }
+        let mut runs = self.store.list(keys::RUNS_PREFIX, None);
+        while let Some(meta) = runs.try_next().await? {
+            let Some((session, number, commit_before)) = keys::parse_run(&meta.key) else { continue };
+            objects.insert(ObjectRef::Run { session, number, commit_before });
             saw(session, meta.modified_ms);
         }
         let mut checkpoints = self.store.list(keys::CHECKPOINT_PREFIX, None);

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::format::segment::read_footer;
-use crate::format::state::PartitionState;
+use crate::format::state::{ObjectRef, PartitionState, Run};
 use crate::partition::api::{Isolation, ReadSource};
 use crate::partition::stream::StreamState;
 use crate::protocol::batch::builder::BatchBuilder;
@@ -51,6 +51,14 @@ enum Step {
     ExpireProducers {
         partition: i32,
     },
+    /// Copy some consecutive runs into one object, which is told to the machine that many steps later.
+    Compact {
+        partition: i32,
+        skip: usize,
+        runs: usize,
+    },
+    /// Tell the machine of the oldest object that was copied.
+    Replace,
     Tick {
         us: u64,
     },
@@ -69,7 +77,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Start),
         4 => (0..4_usize).prop_map(|nth| Step::Finish { nth }),
         1 => (partition.clone(), 0..6_i64).prop_map(|(partition, back)| Step::MoveLogStart { partition, back }),
-        1 => partition.prop_map(|partition| Step::ExpireProducers { partition }),
+        1 => partition.clone().prop_map(|partition| Step::ExpireProducers { partition }),
+        2 => (partition, 0..4_usize, 1..6_usize).prop_map(|(partition, skip, runs)| Step::Compact { partition, skip, runs }),
+        2 => Just(Step::Replace),
         2 => (0..20_000_u64).prop_map(|us| Step::Tick { us }),
     ]
 }
@@ -94,6 +104,7 @@ struct World {
     sent: HashMap<(i32, i64), Sent>,
     acked: Vec<(Wait, i32, i64, Bytes)>,
     serial: u32,
+    copied: VecDeque<(i32, Run)>,
 }
 
 fn partition(index: i32) -> TopicPartition {
@@ -125,6 +136,7 @@ impl World {
             sent: HashMap::new(),
             acked: Vec::new(),
             serial: 0,
+            copied: VecDeque::new(),
         }
     }
 
@@ -211,6 +223,27 @@ impl World {
                     let owned = self.sent.iter_mut().filter(|((owner, _), _)| *owner == index);
                     owned.for_each(|(_, sent)| sent.forgotten = true);
                 }
+            }
+            Step::Compact { partition: index, skip, runs } => {
+                let state = &self.machine.partition(partition(index)).unwrap().state;
+                let chosen: Vec<Run> = state.runs.iter().skip(skip).take(runs).copied().collect();
+                let (Some(first), Some(last)) = (chosen.first(), chosen.last()) else { return Ok(()) };
+                let run = Run {
+                    first_offset: first.first_offset,
+                    next_offset: last.next_offset,
+                    max_timestamp: chosen.iter().map(|run| run.max_timestamp).max().unwrap(),
+                    object: self.machine.allot_run(),
+                    position: 64,
+                    length: chosen.iter().map(|run| run.length).sum(),
+                    batch_bytes: chosen.iter().map(|run| run.batch_bytes).sum(),
+                };
+                self.copied.push_back((index, run));
+            }
+            Step::Replace => {
+                let Some((index, run)) = self.copied.pop_front() else { return Ok(()) };
+                // Refused if another compaction was quicker, or if log start cut into the runs; never half done.
+                let replaced = self.machine.replace_runs(self.now, partition(index), vec![run]);
+                prop_assert!(matches!(replaced, Ok(_) | Err(LogError::Retriable(_))), "{:?}", replaced);
             }
             Step::Tick { us } => {
                 self.now.boot_us += us;
@@ -425,4 +458,29 @@ fn who_takes_a_written_partition_over_does_not_let_its_producers_wait_for_the_bu
     let written = PartitionState { next_offset: 9, ..PartitionState::default() };
     world.machine.acquire(world.now, partition(8), 2, written);
     assert!(!late(&mut world));
+}
+
+#[test]
+fn a_run_that_comes_too_late_is_refused() {
+    let mut world = World::new(WalMode::None);
+    world.run(&Step::Append { partition: 0, producer: None, records: 2, acks_all: true }).unwrap();
+    let commit = |world: &mut World| {
+        world.machine.cut_now();
+        world.start();
+        while !world.uploading.is_empty() {
+            world.run(&Step::Finish { nth: 0 }).unwrap();
+        }
+    };
+    commit(&mut world);
+    world.run(&Step::Compact { partition: 0, skip: 0, runs: 1 }).unwrap();
+    let (_, mut run) = world.copied[0];
+    let ObjectRef::Run { session, number, .. } = run.object else { panic!("{run:?}") };
+    run.object = ObjectRef::Run { session, number, commit_before: world.machine.committed() };
+    let refused = world.machine.replace_runs(world.now, partition(0), vec![run]);
+    assert!(matches!(refused, Err(LogError::Retriable(_))), "{refused:?}");
+    world.run(&Step::Replace).unwrap();
+    commit(&mut world);
+    let runs = &world.machine.partition(partition(0)).unwrap().state.runs;
+    assert!(matches!(runs.iter().collect::<Vec<_>>()[..], [Run { object: ObjectRef::Run { .. }, .. }]), "{runs:?}");
+    world.check().unwrap();
 }

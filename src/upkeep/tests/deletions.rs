@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{checkpoint, segment, session};
 use crate::format::keys;
 use crate::objstore::ObjectMeta;
-use crate::upkeep::collect::{Collector, Covered, LiveSet};
+use crate::upkeep::collect::{Collector, Covered, Listing, LiveSet};
 use crate::upkeep::deletions::{Deletions, Traces};
 
 const TOPIC: Uuid = Uuid::from_u128(1);
@@ -37,14 +37,15 @@ impl Looks {
         let live = LiveSet { streams: HashSet::from([session(1)]), ended_before: 2, ..LiveSet::default() };
         let (checkpoints, segments): (Vec<ObjectMeta>, Vec<ObjectMeta>) =
             self.store.values().cloned().partition(|meta| keys::parse_checkpoint(&meta.key).is_some());
-        for key in self.collector.pass(&live, &segments, &checkpoints, boot_ms, 0) {
+        let listing = Listing { segments, checkpoints, runs: Vec::new() };
+        for key in self.collector.pass(&live, &listing, boot_ms, 0) {
             if !fails {
                 self.store.remove(&key);
             }
         }
         let topics = if held { HashSet::from([TOPIC]) } else { HashSet::new() };
         let traces = Traces { topics, ends: [(session(1), end)].into() };
-        let covered = Covered::new(&live, &checkpoints);
+        let covered = Covered::new(&live, &listing.checkpoints);
         self.deletions.pass(&HashSet::from([TOPIC]), &traces, &covered, &self.collector, boot_ms)
     }
 }
@@ -88,7 +89,7 @@ fn a_topic_that_never_had_data_is_forgotten_at_once_and_one_that_shows_up_again_
     };
     assert_eq!(pass(&mut looks, &Collector::new(0)), [TOPIC], "the stream has ended: all of it is garbage");
     let mut marked = Collector::new(GRACE_MS);
-    marked.pass(&live, &[segment(1, 0, 900)], &[], 3, 0);
+    marked.pass(&live, &Listing { segments: vec![segment(1, 0, 900)], ..Listing::default() }, 3, 0);
     looks.deletions.forget();
     assert!(pass(&mut looks, &marked).is_empty(), "and waits to be deleted");
     let covered = Covered::new(&live, &[]);

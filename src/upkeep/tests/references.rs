@@ -15,6 +15,7 @@ use crate::format::state::{ObjectRef, PartitionState};
 use crate::format::{checkpoint, keys};
 use crate::meta::{MemoryMeta, Write};
 use crate::objstore::{MemoryStore, ObjectMeta, ObjectStore, Payload};
+use crate::upkeep::collect::Listing;
 use crate::upkeep::references::{Known, Unknown, known};
 use crate::upkeep::service::look;
 use crate::upkeep::{Collector, LiveSet};
@@ -96,7 +97,7 @@ impl Pair {
 
     async fn known(&self, trace: bool, own: &[ObjectRef]) -> Result<Option<Known>, Unknown> {
         let own: HashSet<ObjectRef> = own.iter().copied().collect();
-        known(&self.sessions, &self.store, self.controller.session(), trace, || own).await
+        known(&self.sessions, &self.store, self.controller.session(), trace, || (0, own)).await
     }
 
     /// Everything that two passes in a row find to be garbage.
@@ -104,10 +105,11 @@ impl Pair {
         let list =
             async |prefix| -> Vec<ObjectMeta> { self.store.list(prefix, None).try_collect().await.expect("listed") };
         let (segments, checkpoints) = (list(keys::LOG_PREFIX).await, list(keys::CHECKPOINT_PREFIX).await);
+        let listing = Listing { segments, checkpoints, runs: list(keys::RUNS_PREFIX).await };
         let mut collector = Collector::new(0);
         for _ in 0..2 {
             let live = self.live_set(own).await.expect("known").expect("the controller");
-            let deleted = collector.pass(&live, &segments, &checkpoints, 1, 1);
+            let deleted = collector.pass(&live, &listing, 1, 1);
             if !deleted.is_empty() {
                 return deleted;
             }
@@ -158,12 +160,12 @@ async fn nobody_collects_while_partitions_move_and_only_the_controller_does() {
     pair.assign(vec![led_by(own, &[])]).await;
     let moves = || {
         pair.assign(vec![led_by(other, &[own])]).now_or_never().expect("at once");
-        HashSet::new()
+        (0, HashSet::new())
     };
     let seen = known(&pair.sessions, &pair.store, own, false, moves).await;
     assert!(matches!(seen, Err(Unknown::Moved)), "{seen:?}");
     assert!(pair.live_set(&[]).await.expect("known").is_some());
-    let seen = known(&pair.sessions, &pair.store, other, false, HashSet::new).await.expect("known");
+    let seen = known(&pair.sessions, &pair.store, other, false, || (0, HashSet::new())).await.expect("known");
     assert!(seen.is_none(), "another is the controller");
     pair.controller.release().await.expect("released");
     assert!(pair.live_set(&[]).await.expect("known").is_none(), "nobody is");
@@ -201,7 +203,7 @@ async fn what_lands_after_the_listing_is_not_judged_by_what_was_known_before_it(
     let (listing, known) = first.await.expect("known").expect("the controller");
     let mut collector = Collector::new(0);
     for now_ms in 0..2 {
-        let doomed = collector.pass(&known.live, &listing.segments, &listing.checkpoints, now_ms, 1);
+        let doomed = collector.pass(&known.live, &listing, now_ms, 1);
         assert!(!doomed.contains(&keys::segment(other, 10)), "it is referenced");
     }
 }
