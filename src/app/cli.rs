@@ -7,11 +7,11 @@ use std::io::IsTerminal;
 use clap::{Arg, ArgMatches, Command};
 
 use super::commands::cluster::{self, ClusterCommand};
-use super::commands::completions;
 use super::commands::consume::{self, ConsumeCommand};
 use super::commands::group::{self, GroupCommand};
 use super::commands::produce::{self, ProduceCommand};
 use super::commands::topic::{self, TopicCommand};
+use super::commands::{completions, doctor, fsck, inspect, tool_takes};
 use super::restore;
 use crate::config::key::Kind;
 use crate::config::keys::KEYS;
@@ -37,6 +37,12 @@ pub enum Action {
     Produce(ProduceCommand),
     /// Print a topic's records.
     Consume(ConsumeCommand),
+    /// Check whether a broker would run here.
+    Doctor(Box<doctor::Request>),
+    /// Check what is stored.
+    Fsck(Box<fsck::Request>),
+    /// Print a stored object in words.
+    Inspect(Box<inspect::Request>),
     /// Rebuild a lost metadata store.
     Restore(Box<restore::Request>),
 }
@@ -58,11 +64,23 @@ pub fn parse(
     };
     match matches.subcommand() {
         Some(("serve", matches)) => Ok(Action::Serve(Box::new(settings(matches, variables, read_file)?))),
+        Some(("doctor", matches)) => {
+            let request = doctor::Request::new(settings(matches, variables, read_file)?, matches);
+            Ok(Action::Doctor(Box::new(request)))
+        }
+        Some(("fsck", matches)) => {
+            let request = fsck::Request::new(settings(matches, variables, read_file)?.settings, matches);
+            Ok(Action::Fsck(Box::new(request)))
+        }
+        Some(("inspect", matches)) => {
+            let request = inspect::Request::new(settings(matches, variables, read_file)?, matches);
+            Ok(Action::Inspect(Box::new(request.map_err(usage)?)))
+        }
         Some(("completions", matches)) => Ok(Action::Print(completions::script(matches, command()))),
         Some(("cluster", matches)) => match matches.subcommand() {
             Some(("restore", matches)) => {
                 let request = restore::Request::new(settings(matches, variables, read_file)?, matches);
-                Ok(Action::Restore(Box::new(request.map_err(|problem| UsageError(format!("error: {problem}\n")))?)))
+                Ok(Action::Restore(Box::new(request.map_err(usage)?)))
             }
             _ => match cluster::parse(matches, variables) {
                 Some(command) => Ok(Action::Cluster(command)),
@@ -81,6 +99,11 @@ pub fn parse(
         }
         None => Ok(Action::Print(paint(&command().render_help(), &std::io::stdout()))),
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
+fn usage(problem: String) -> UsageError {
+    UsageError(format!("error: {problem}\n"))
 }
 
 fn settings(
@@ -124,6 +147,9 @@ fn command() -> Command {
         .subcommand(consume::command())
         .subcommand(group::command())
         .subcommand(cluster_command())
+        .subcommand(with_settings(inspect::command(), tool_takes))
+        .subcommand(with_settings(doctor::command(), |_| true))
+        .subcommand(with_settings(fsck::command(), fsck::takes))
         .subcommand(completions::command())
         .after_help(
             "Examples:\n  esker serve\n  esker serve --object-store s3://bucket/prefix --metadata etcd://etcd-1,etcd-2,etcd-3\n  \

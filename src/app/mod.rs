@@ -46,6 +46,9 @@ pub fn main() -> ExitCode {
         Ok(Action::Group(command)) => exit_code(commands::run(commands::group::run(command))),
         Ok(Action::Produce(command)) => exit_code(commands::run(commands::produce::run(command))),
         Ok(Action::Consume(command)) => exit_code(commands::run_to_its_end(commands::consume::run(command))),
+        Ok(Action::Doctor(request)) => exit_code(commands::run(commands::doctor::run(*request))),
+        Ok(Action::Fsck(request)) => exit_code(commands::run(commands::fsck::run(*request))),
+        Ok(Action::Inspect(request)) => exit_code(commands::run(commands::inspect::run(*request))),
         Ok(Action::Restore(request)) => exit_code(restore::run(&request)),
         Err(UsageError(text)) => {
             eprint!("{text}");

@@ -17,6 +17,7 @@
 mod collect;
 pub mod compact;
 mod deletions;
+pub mod fsck;
 mod metrics;
 mod references;
 mod retention;

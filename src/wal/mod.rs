@@ -17,4 +17,4 @@ mod scan;
 
 pub use disk::{Disk, DiskFile, LocalDisk, on_disk};
 pub use file::{WalDir, WalError, WalFile};
-pub use scan::{Scan, ScannedEntry, scan, scan_bytes};
+pub use scan::{Scan, ScannedEntry, scan, scan_bytes, scan_object};

@@ -37,11 +37,19 @@ pub struct Scan {
     pub torn: Option<FormatError>,
 }
 
-/// Reads a file's bytes. Fails only if not even the prelude is whole.
+/// Reads a file's bytes. Fails only if not even the prelude is whole, or if it is no segment's.
 pub fn scan_bytes(bytes: &[u8]) -> Result<Scan, FormatError> {
+    match Prelude::decode(bytes)?.kind {
+        ObjectKind::Segment => scan_object(bytes),
+        _ => Err(FormatError::WrongMagic("a segment")),
+    }
+}
+
+/// [`scan_bytes`] of any object that is made of frames: a compacted run too.
+pub fn scan_object(bytes: &[u8]) -> Result<Scan, FormatError> {
     let prelude = Prelude::decode(bytes)?;
-    if prelude.kind != ObjectKind::Segment {
-        return Err(FormatError::WrongMagic("a segment"));
+    if !matches!(prelude.kind, ObjectKind::Segment | ObjectKind::Run) {
+        return Err(FormatError::WrongMagic("a segment or a compacted run"));
     }
     let (complete, limit) = match read_footer(bytes) {
         Ok((trailer, _)) => (true, trailer.footer_position as usize),

@@ -7,12 +7,19 @@
 mod cluster;
 mod completions;
 mod consume;
+mod doctor;
+mod fsck;
 mod group;
 #[allow(dead_code, reason = "tests of one command do not need all of it")]
 mod harness;
+mod inspect;
 #[path = "../support/process.rs"]
 #[allow(dead_code, reason = "shared with tests that need more of it")]
 mod process;
 mod produce;
 mod serve;
 mod topic;
+#[path = "../support/wire.rs"]
+#[allow(dead_code, reason = "shared with tests that need more of it")]
+mod wire;
+mod written;

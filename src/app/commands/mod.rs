@@ -6,11 +6,18 @@
 pub mod cluster;
 pub mod completions;
 pub mod consume;
+pub mod doctor;
+pub mod fsck;
 pub mod group;
+pub mod inspect;
 pub mod output;
+mod places;
 pub mod produce;
 pub mod table;
 pub mod topic;
+mod words;
+
+pub use places::takes as tool_takes;
 
 use std::collections::BTreeMap;
 use std::future::Future;
