@@ -13,7 +13,7 @@ TRIES ?=
 # What a cluster does when brokers come and go (tests/chaos/scenarios.py), each a command: make cluster-kill, …
 SCENARIOS = cluster-kill cluster-drain cluster-join cluster-etcd-down cluster-fenced cluster-leases cluster-many cluster-etcd-size cluster-all
 
-.PHONY: help run build check test crash crash_s3 sim debian scale chaos $(SCENARIOS) bench deny fuzz fmt
+.PHONY: help run build check test crash crash_s3 sim debian scale chaos $(SCENARIOS) bench bench-doors deny fuzz fmt
 
 help:
 	@echo 'make run     build (profile $(PROFILE)) and start a broker on ./esker-data; ARGS="--kafka-listen 127.0.0.1:9192" adds flags'
@@ -28,7 +28,7 @@ help:
 	@echo 'make cluster-all  how long a cluster stalls when brokers die, stop, join, are fenced, etcd is gone; or one of'
 	@echo '             cluster-kill (TRIES=20), -drain, -join, -etcd-down, -fenced, -leases, -many, -etcd-size (root)'
 	@echo 'make compose-test  docker-compose.yml for real, with images made from Debian packages (root; installs an engine)'
-	@echo 'make bench   measure against Apache Kafka, write docs/benchmarks.md'
+	@echo 'make bench   measure against Apache Kafka, write docs/benchmarks.md; make bench-doors: gRPC against Kafka only'
 	@echo 'make deny    licences, sources and advisories of the dependencies (ARGS="bans licenses sources" works without a network)'
 	@echo 'make fuzz    fuzz every decoder for FUZZ_SECONDS (default 60) each'
 	@echo 'make fmt     format the sources'
@@ -77,6 +77,11 @@ compose-test: build
 bench:
 	$(CARGO) build --locked --release --bin esker
 	@benches/kafka/bench.py $(ARGS)
+	@benches/doors.py
+
+bench-doors:
+	$(CARGO) build --locked --profile $(PROFILE) --bin esker
+	@ESKER_BIN=target/$(PROFILE)/esker benches/doors.py $(ARGS)
 
 deny:
 	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny

@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 
 use clap::{Arg, ArgMatches, Command};
 
+use super::commands::bench::{self, BenchCommand};
 use super::commands::cluster::{self, ClusterCommand};
 use super::commands::consume::{self, ConsumeCommand};
 use super::commands::group::{self, GroupCommand};
@@ -43,6 +44,8 @@ pub enum Action {
     Fsck(Box<fsck::Request>),
     /// Print a stored object in words.
     Inspect(Box<inspect::Request>),
+    /// Measure.
+    Bench(BenchCommand),
     /// Rebuild a lost metadata store.
     Restore(Box<restore::Request>),
 }
@@ -77,6 +80,7 @@ pub fn parse(
             Ok(Action::Inspect(Box::new(request.map_err(usage)?)))
         }
         Some(("completions", matches)) => Ok(Action::Print(completions::script(matches, command()))),
+        Some(("bench", matches)) => Ok(Action::Bench(bench::parse(matches, variables))),
         Some(("cluster", matches)) => match matches.subcommand() {
             Some(("restore", matches)) => {
                 let request = restore::Request::new(settings(matches, variables, read_file)?, matches);
@@ -150,6 +154,7 @@ fn command() -> Command {
         .subcommand(with_settings(inspect::command(), tool_takes))
         .subcommand(with_settings(doctor::command(), |_| true))
         .subcommand(with_settings(fsck::command(), fsck::takes))
+        .subcommand(bench::command())
         .subcommand(completions::command())
         .after_help(
             "Examples:\n  esker serve\n  esker serve --object-store s3://bucket/prefix --metadata etcd://etcd-1,etcd-2,etcd-3\n  \

@@ -49,6 +49,7 @@ pub fn main() -> ExitCode {
         Ok(Action::Doctor(request)) => exit_code(commands::run(commands::doctor::run(*request))),
         Ok(Action::Fsck(request)) => exit_code(commands::run(commands::fsck::run(*request))),
         Ok(Action::Inspect(request)) => exit_code(commands::run(commands::inspect::run(*request))),
+        Ok(Action::Bench(command)) => exit_code(commands::bench::run(command)),
         Ok(Action::Restore(request)) => exit_code(restore::run(&request)),
         Err(UsageError(text)) => {
             eprint!("{text}");

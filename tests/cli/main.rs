@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
+mod bench;
 mod cluster;
 mod completions;
 mod consume;

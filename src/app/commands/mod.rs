@@ -3,6 +3,7 @@
 //!
 //! Results go to stdout, as aligned text or with `--json` as one JSON value; progress and errors go to stderr.
 
+pub mod bench;
 pub mod cluster;
 pub mod completions;
 pub mod consume;
