@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::{Stream, TryStreamExt as _};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -98,7 +99,7 @@ impl GroupBuilder {
         let Self { shared, settings, auto_commit_ms } = self;
         let end = CancellationToken::new();
         let (commands, orders) = mpsc::channel(COMMANDS);
-        let reader = group_service::start(shared, settings, orders, end.clone());
+        let (reader, driver) = group_service::start(shared, settings, orders, end.clone());
         let ticks = auto_commit_ms.map(|every_ms| {
             let mut ticks = interval(Duration::from_millis(every_ms));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -107,6 +108,7 @@ impl GroupBuilder {
         });
         GroupConsumer {
             reader,
+            driver,
             commands,
             ticks,
             positions: BTreeMap::new(),
@@ -131,6 +133,7 @@ impl GroupBuilder {
 #[derive(Debug)]
 pub struct GroupConsumer {
     reader: Reader,
+    driver: JoinHandle<()>,
     commands: mpsc::Sender<Command>,
     ticks: Option<Interval>,
     /// The next offset of each partition that records were taken of.
@@ -167,12 +170,15 @@ impl GroupConsumer {
         &self.assigned
     }
 
-    /// Commits what was taken, unless it does not commit by itself, and leaves the group.
+    /// Commits what was taken, unless it does not commit by itself, and leaves the group. On return the member has left, or
+    /// its broker has not said so within 5 s.
     ///
     /// Errors: as [`GroupConsumer::commit`]; it leaves all the same.
     pub async fn close(mut self) -> Result<(), Error> {
         let committed = if self.ticks.is_some() && self.changed { self.commit().await } else { Ok(()) };
         drop(self.end);
+        // It ends by itself, within bounds; that it panicked is no news for whoever leaves.
+        let _ = self.driver.await;
         committed
     }
 

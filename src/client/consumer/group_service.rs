@@ -4,8 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
@@ -37,25 +39,33 @@ pub enum Command {
     Release,
 }
 
-/// Reads until `end`.
+/// Longest wait for the broker to say that the member has left, in milliseconds.
+const LEAVE_LIMIT_MS: u64 = 5_000;
+
+/// Reads until `end`, and leaves the group then; the task ends when that is done, or has taken too long.
 pub fn start(
     shared: Arc<Shared>,
     settings: Settings,
     orders: mpsc::Receiver<Command>,
     end: CancellationToken,
-) -> Reader {
+) -> (Reader, JoinHandle<()>) {
     // An answer to a commit comes behind data, so nothing that the broker sends may be left unread: its credit is the limit.
     let messages = MESSAGES + settings.options.credit_bytes / HEADER_BYTES;
     let (writer, reader) = buffer(u32::MAX as usize, messages);
     let credit = Arc::new(Credit::default());
-    let member = Member { credit, shared, settings, writer, orders, commits: BTreeMap::new(), next_commit: 1 };
-    tokio::spawn(async move {
+    let over = end.clone();
+    let member = Member { credit, shared, settings, writer, orders, end, commits: BTreeMap::new(), next_commit: 1 };
+    let driver = tokio::spawn(async move {
+        let too_long = async {
+            over.cancelled().await;
+            tokio::time::sleep(Duration::from_millis(LEAVE_LIMIT_MS)).await;
+        };
         tokio::select! {
-            () = end.cancelled() => {}
+            () = too_long => {}
             _ = member.run() => {}
         }
     });
-    reader
+    (reader, driver)
 }
 
 struct Member {
@@ -65,6 +75,7 @@ struct Member {
     settings: Settings,
     writer: Writer,
     orders: mpsc::Receiver<Command>,
+    end: CancellationToken,
     commits: BTreeMap<u64, Option<Answer>>,
     next_commit: u64,
 }
@@ -98,7 +109,10 @@ impl Member {
                 }
                 Ended::Broken(error) => return self.writer.failed(error).await,
             }
-            tokio::time::sleep(Backoff::default().pause(failures, &self.shared.rng)).await;
+            let pause = tokio::time::sleep(Backoff::default().pause(failures, &self.shared.rng));
+            if self.end.run_until_cancelled(pause).await.is_none() {
+                return Ok(());
+            }
         }
     }
 
@@ -126,15 +140,19 @@ impl Member {
             stop_at_end: options.stop_at_end,
         };
         let _ = requests.send(ConsumeRequest { kind: Some(Asked::Open(open)) }).await;
-        let mut answers = match client.consume(ReceiverStream::new(receiver)).await {
-            Ok(answers) => answers.into_inner(),
-            Err(status) => return Ok(Ended::Broken(Error::of_status(&status))),
+        let end = self.end.clone();
+        let mut answers = match end.run_until_cancelled(client.consume(ReceiverStream::new(receiver))).await {
+            Some(Ok(answers)) => answers.into_inner(),
+            Some(Err(status)) => return Ok(Ended::Broken(Error::of_status(&status))),
+            // Nobody knows of it yet.
+            None => return Ok(Ended::Done),
         };
         // With `stop_at_end`: what has not ended yet, and whether nothing is left; then only commits are made.
         let mut open: BTreeSet<(String, i32)> = BTreeSet::new();
         let mut ended = false;
         loop {
             tokio::select! {
+                () = end.cancelled() => break,
                 answer = answers.message() => match answer {
                     Err(status) => return Ok(Ended::Broken(Error::of_status(&status))),
                     Ok(None) if ended => return Ok(Ended::Done),
@@ -187,6 +205,10 @@ impl Member {
                 }
             }
         }
+        // The member leaves when its requests end; the broker's answers end when it has left.
+        drop(requests);
+        while let Ok(Some(_)) = answers.message().await {}
+        Ok(Ended::Done)
     }
 
     /// Whether all that is to be read has been; then the program is told.
