@@ -297,7 +297,7 @@ pub const KEYS: &[Key] = &[
         set!(retention.delete_grace_ms = number)),
     key!("compaction.interval", Kind::Duration(0, DAY), Default::Is("5s"), false,
         "Time between looks for small segments to put together; 0 for none.", set!(compaction.interval_ms = number)),
-    key!("compaction.run_bytes", Kind::Size(64 * KIB, GIB), Default::Is("64MiB"), false,
+    key!("compaction.run_bytes", Kind::Size(64 * KIB, 512 * MIB), Default::Is("64MiB"), false,
         "Bytes of one compacted object, about; compaction takes as much memory.", set!(compaction.run_bytes = number)),
     key!("compaction.segments", Kind::Count(1, 100_000), Default::Is("128"), false,
         "A partition whose batches lie in this many segments is compacted.", set!(compaction.segments = size)),

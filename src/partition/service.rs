@@ -412,6 +412,15 @@ impl Log {
         }
     }
 
+    /// Like [`Log::each_state`], without the partitions that are being given away.
+    pub fn each_writable_state(&self, mut f: impl FnMut(TopicPartition, &PartitionState)) {
+        for (partition, live) in self.0.machine.lock().partitions() {
+            if live.writable().is_some() {
+                f(*partition, &live.state);
+            }
+        }
+    }
+
     /// `waiter` is notified on each commit that touches one of `partitions`, and when they are lost, until the
     /// subscription is dropped.
     pub fn subscribe(&self, partitions: &[TopicPartition], waiter: &Arc<Notify>) -> Subscription {

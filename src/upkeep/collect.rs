@@ -85,12 +85,14 @@ impl<'a> Covered<'a> {
 pub struct Collector {
     grace_ms: u64,
     marks: HashMap<String, u64>,
+    /// Compacted runs of the last listing that were referred to at some time: nothing new will refer to them.
+    named_runs: HashSet<ObjectRef>,
 }
 
 impl Collector {
     /// Objects go `grace_ms` after they were first found unreferenced, if they still are.
     pub fn new(grace_ms: u64) -> Self {
-        Self { grace_ms, marks: HashMap::new() }
+        Self { grace_ms, marks: HashMap::new(), named_runs: HashSet::new() }
     }
 
     /// Objects marked now.
@@ -133,15 +135,28 @@ impl Collector {
                 garbage.push(&meta.key);
             }
         }
+        let newest = newest_runs(live);
+        let mut named = HashSet::new();
         for meta in runs {
             let Some((session, number, commit_before)) = keys::parse_run(&meta.key) else { continue };
-            let referenced = live.objects.contains(&ObjectRef::Run { session, number, commit_before });
-            // Nothing will ever refer to one that the stream has passed without a word.
-            let decided = live.ends.get(&session).is_some_and(|end| *end >= commit_before);
-            if !referenced && (decided || live.has_ended(session)) {
+            let object = ObjectRef::Run { session, number, commit_before };
+            if live.objects.contains(&object) {
+                named.insert(object);
+                continue;
+            }
+            let was_named = self.named_runs.contains(&object);
+            if was_named {
+                named.insert(object);
+            }
+            // Nothing will ever refer to one that the stream has passed without a word. A session makes one run at a time, and
+            // the next one when what refers to the last is committed.
+            let passed = live.ends.get(&session).is_some_and(|end| *end >= commit_before)
+                || newest.get(&session).is_some_and(|newest| number < *newest);
+            if was_named || passed || live.has_ended(session) {
                 garbage.push(&meta.key);
             }
         }
+        self.named_runs = named;
         self.sweep(&garbage, boot_ms)
     }
 
@@ -160,6 +175,18 @@ impl Collector {
         }
         delete
     }
+}
+
+/// The largest number of a run that is referred to, of each session.
+fn newest_runs(live: &LiveSet) -> HashMap<SessionId, u64> {
+    let mut newest = HashMap::new();
+    for object in &live.objects {
+        if let ObjectRef::Run { session, number, .. } = object {
+            let known = newest.entry(*session).or_insert(*number);
+            *known = (*known).max(*number);
+        }
+    }
+    newest
 }
 
 type Newest = HashMap<SessionId, Vec<u64>>;

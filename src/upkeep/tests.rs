@@ -3,7 +3,7 @@
 mod deletions;
 mod references;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
@@ -88,8 +88,13 @@ fn a_compacted_run_goes_once_its_stream_has_passed_it_without_a_word() {
     };
     let mut collector = Collector::new(0);
     collector.pass(&live, &listing, 0, 0);
-    // Its writer may still refer to number 1; number 2 is referred to; epoch 2 has ended.
-    assert_eq!(collector.pass(&live, &listing, 1, 0), [keys[0].clone(), keys[3].clone()]);
+    // Number 2 is referred to, so numbers 0 and 1 are decided; epoch 2 has ended.
+    assert_eq!(collector.pass(&live, &listing, 1, 0), [keys[0].clone(), keys[1].clone(), keys[3].clone()]);
+    // Once something referred to a run nothing new will.
+    let nothing = LiveSet { objects: HashSet::new(), ends: HashMap::new(), ..live };
+    let only = Listing { runs: vec![listing.runs[2].clone(), listing.runs[4].clone()], ..Listing::default() };
+    collector.pass(&nothing, &only, 2, 0);
+    assert_eq!(collector.pass(&nothing, &only, 3, 0), [keys[2].clone()]);
 }
 
 #[test]

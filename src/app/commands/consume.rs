@@ -15,7 +15,7 @@ use self::format::Format;
 use self::from::From;
 use super::topic::by_partition;
 use super::{Remote, told};
-use crate::client::{Client, ConsumerRecord, Error, GroupConsumer, Isolation, Reset, Start};
+use crate::client::{Client, ConsumerRecord, Error, Isolation, Reset, Start};
 
 /// What is written at once while more is there, in bytes.
 const WRITE_BYTES: usize = 64 << 10;
@@ -135,7 +135,10 @@ pub async fn run(command: ConsumeCommand) -> anyhow::Result<()> {
                     };
                 }
             }
-            print(consumer.build(), &command).await
+            match print(consumer.build(), &command).await {
+                Err(Stopped::Unwritten(error)) => quietly(error),
+                printed => printed.map_err(Stopped::into_error),
+            }
         }
         Some(group) => {
             let reset = match command.from {
@@ -144,14 +147,16 @@ pub async fn run(command: ConsumeCommand) -> anyhow::Result<()> {
                 Some(_) => bail!("with --group, --from is beginning or end: where to begin if the group has no offset"),
             };
             let mut member = options.group(group).topics(command.topics.clone()).reset(reset).build();
-            let printed = print(&mut member, &command).await;
-            printed.and(close(member).await)
+            match print(&mut member, &command).await {
+                // What could not be written is not committed: whoever comes next reads it again.
+                Err(Stopped::Unwritten(error)) => quietly(error),
+                printed => {
+                    let left = member.close().await.map_err(told);
+                    printed.map_err(Stopped::into_error).and(left)
+                }
+            }
         }
     }
-}
-
-async fn close(member: GroupConsumer) -> anyhow::Result<()> {
-    member.close().await.map_err(told)
 }
 
 /// Where each partition of a topic is read from; without a number: all of them.
@@ -184,25 +189,51 @@ async fn starts(client: &Client, command: &ConsumeCommand, topic: &str) -> anyho
     Ok(found)
 }
 
-/// Prints records as they come. That nobody reads them on (`| head`) ends it.
-async fn print<S>(mut records: S, command: &ConsumeCommand) -> anyhow::Result<()>
+/// Why printing ended before its time.
+enum Stopped {
+    /// Records that were taken could not be written.
+    Unwritten(std::io::Error),
+    Failed(anyhow::Error),
+}
+
+impl Stopped {
+    fn into_error(self) -> anyhow::Error {
+        match self {
+            Self::Unwritten(error) => error.into(),
+            Self::Failed(error) => error,
+        }
+    }
+}
+
+/// That nobody reads on (`| head`) is no error.
+fn quietly(error: std::io::Error) -> anyhow::Result<()> {
+    if error.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error.into()) }
+}
+
+fn write(lines: &mut Vec<u8>) -> Result<(), Stopped> {
+    let mut stdout = std::io::stdout();
+    stdout.write_all(lines).and_then(|()| stdout.flush()).map_err(Stopped::Unwritten)?;
+    lines.clear();
+    Ok(())
+}
+
+/// Prints records as they come. A group's member commits what it was asked to give when it is asked for more, so all of that is
+/// written before.
+async fn print<S>(mut records: S, command: &ConsumeCommand) -> Result<(), Stopped>
 where
     S: Stream<Item = Result<ConsumerRecord, Error>> + Unpin,
 {
-    let mut stdout = std::io::stdout();
     let mut lines = Vec::new();
     let mut left = command.count.unwrap_or(u64::MAX);
     let mut interrupted: Pin<Box<dyn Future<Output = std::io::Result<()>>>> = Box::pin(tokio::signal::ctrl_c());
     while left > 0 {
+        if command.group.is_some() {
+            write(&mut lines)?;
+        }
         let next = match records.next().now_or_never() {
             Some(next) if lines.len() < WRITE_BYTES => next,
             ready => {
-                let written = stdout.write_all(&lines).and_then(|()| stdout.flush());
-                match written {
-                    Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
-                    written => written?,
-                }
-                lines.clear();
+                write(&mut lines)?;
                 let next = async {
                     match ready {
                         Some(next) => next,
@@ -211,7 +242,7 @@ where
                 };
                 tokio::select! {
                     biased;
-                    interrupted = &mut interrupted => return Ok(interrupted?),
+                    interrupted = &mut interrupted => return interrupted.map_err(|error| Stopped::Failed(error.into())),
                     next = next => next,
                 }
             }
@@ -221,16 +252,13 @@ where
             Some(Ok(record)) => command.format.write(&record, &mut lines),
             Some(Err(error)) => {
                 // What came before it is printed all the same.
-                let _ = stdout.write_all(&lines).and_then(|()| stdout.flush());
-                return Err(told(error));
+                write(&mut lines)?;
+                return Err(Stopped::Failed(told(error)));
             }
         }
         left -= 1;
     }
-    match stdout.write_all(&lines).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+    write(&mut lines)
 }
 
 #[cfg(test)]

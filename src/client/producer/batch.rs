@@ -83,10 +83,10 @@ impl<T> Batch<T> {
         self.ambiguous = false;
     }
 
-    /// Two batches of one half of the records each; the second one has this id.
-    pub fn halves(mut self, second_id: u64) -> (Self, Self) {
+    /// Two batches of one half of the records each, both with its id.
+    pub fn halves(mut self) -> (Self, Self) {
         let middle = self.records.len() / 2;
-        let mut second = Self::new(second_id, self.due_ms, self.give_up_ms);
+        let mut second = Self::new(self.id, self.due_ms, self.give_up_ms);
         second.records = self.records.split_off(middle);
         second.tokens = self.tokens.split_off(middle);
         second.bytes = self.bytes / 2;

@@ -13,7 +13,8 @@
 //!
 //! Pure: time and identities come in, effects go out.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::super::Error;
@@ -76,8 +77,8 @@ pub struct Machine<T> {
     requests: HashMap<u64, (usize, Option<Arc<str>>)>,
     next_request: u64,
     next_batch: u64,
-    /// Batches whose fate is not known.
-    unsettled: BTreeSet<u64>,
+    /// Batches whose fate is not known, by number; the parts of one that was split are as many.
+    unsettled: BTreeMap<u64, u32>,
     identity: Option<i64>,
     identifying: bool,
     effects: Vec<Effect<T>>,
@@ -95,7 +96,7 @@ impl<T> Machine<T> {
             requests: HashMap::default(),
             next_request: 1,
             next_batch: 0,
-            unsettled: BTreeSet::new(),
+            unsettled: BTreeMap::new(),
             identity: None,
             identifying: false,
             effects: Vec::new(),
@@ -123,7 +124,7 @@ impl<T> Machine<T> {
             let due_ms = now_ms.saturating_add(self.settings.linger_ms);
             let give_up_ms = now_ms.saturating_add(self.settings.delivery_timeout_ms);
             lane.waiting.push_back(Batch::new(self.next_batch, due_ms, give_up_ms));
-            self.unsettled.insert(self.next_batch);
+            self.unsettled.insert(self.next_batch, 1);
             self.next_batch += 1;
         }
         let Some(batch) = lane.waiting.back_mut() else { return false };
@@ -153,7 +154,7 @@ impl<T> Machine<T> {
 
     /// Whether the fate of all batches before this number is known.
     pub fn settled_before(&self, number: u64) -> bool {
-        self.unsettled.first().is_none_or(|first| *first >= number)
+        self.unsettled.first_key_value().is_none_or(|(first, _)| *first >= number)
     }
 
     /// Gives everything up.
@@ -304,10 +305,9 @@ impl<T> Machine<T> {
             }
             Reason::TooLarge if !batch.ambiguous && batch.records.len() > 1 => {
                 let (first, second) = lane.under_way.remove(place).map_or((None, None), |batch| {
-                    let number = self.next_batch;
-                    self.next_batch += 1;
-                    self.unsettled.insert(number);
-                    let (first, second) = batch.halves(number);
+                    // Both halves have its number: who waits for it waits for both.
+                    *self.unsettled.entry(batch.id).or_default() += 1;
+                    let (first, second) = batch.halves();
                     (Some(first), Some(second))
                 });
                 let lane = &mut self.lanes[at];
@@ -521,7 +521,12 @@ impl<T> Machine<T> {
     }
 
     fn settle(&mut self, at: usize, batch: Batch<T>, outcome: Outcome) {
-        self.unsettled.remove(&batch.id);
+        if let Entry::Occupied(mut parts) = self.unsettled.entry(batch.id) {
+            *parts.get_mut() -= 1;
+            if *parts.get() == 0 {
+                parts.remove();
+            }
+        }
         let partition = self.lanes[at].partition;
         self.effects.push(Effect::Done { partition, tokens: batch.tokens, bytes: batch.bytes, outcome });
     }

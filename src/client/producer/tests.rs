@@ -282,3 +282,29 @@ fn the_model_notices_what_it_must() {
     });
     assert!(caught.is_err());
 }
+
+#[test]
+fn a_flush_waits_for_both_halves_of_a_batch_that_was_split() {
+    let mut machine = ready(settings());
+    for token in 1..3 {
+        push(&mut machine, token, 0);
+    }
+    let until = machine.flush();
+    let whole = sent(&mut machine, 0);
+    assert_eq!(whole.len(), 1);
+    let too_large = Error::new(Reason::TooLarge, "too large");
+    machine.on_answer(whole[0].id, Err(too_large), 0);
+    machine.poll(0);
+    machine.on_identity(Ok(8), 0);
+    let mut answered = 0;
+    for now_ms in 0..100 {
+        for half in sent(&mut machine, now_ms) {
+            assert!(!machine.settled_before(until), "{answered} of two halves are written");
+            machine.on_answer(half.id, Ok(Some(1 + answered)), now_ms);
+            answered += 1;
+        }
+    }
+    machine.poll(100);
+    assert_eq!(answered, 2);
+    assert!(machine.settled_before(until));
+}

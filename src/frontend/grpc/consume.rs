@@ -198,7 +198,8 @@ impl Consume {
                 }
                 () = tokio::time::sleep(pause) => input = Some(Input::Tick),
             }
-            if self.untold.len() > MAX_UNTOLD {
+            let answers = self.untold.iter().filter(|told| matches!(told.kind, Some(Telling::Committed(_))));
+            if self.untold.len() > MAX_UNTOLD && answers.count() > MAX_UNTOLD {
                 gone = true;
                 self.untold.clear();
                 input = Some(Input::Closed);

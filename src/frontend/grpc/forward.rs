@@ -37,13 +37,22 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// them never holds up the others.
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
+/// What goes through a connection: a broker with many streams under way still answers questions, heartbeats above all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Calls {
+    /// Streams that stay.
+    Long,
+    /// Questions and answers.
+    Short,
+}
+
 /// Makes the connection to another broker's door when the first call goes through it; the simulator has its own way.
 pub type Dial = Arc<dyn Fn(Endpoint) -> Channel + Send + Sync>;
 
 /// Connections to other brokers' gRPC doors.
 pub struct Forward {
     dial: Dial,
-    channels: Mutex<HashMap<String, Channel>>,
+    channels: Mutex<HashMap<(String, Calls), Channel>>,
 }
 
 impl fmt::Debug for Forward {
@@ -76,7 +85,7 @@ impl Forward {
         image: &ClusterImage,
         max_message_bytes: usize,
     ) -> Result<Streaming<ProduceResponse>, Status> {
-        let channel = self.channel(endpoint, image)?;
+        let channel = self.channel(endpoint, Calls::Long, image)?;
         let mut client = ProducerClient::new(channel).max_encoding_message_size(max_message_bytes);
         Ok(client.produce_stream(marked(requests)).await?.into_inner())
     }
@@ -89,7 +98,8 @@ impl Forward {
         image: &ClusterImage,
     ) -> Result<Streaming<v1::FetchResponse>, Status> {
         // What a batch holds is bounded where it is written.
-        let mut client = ConsumerClient::new(self.channel(endpoint, image)?).max_decoding_message_size(usize::MAX);
+        let mut client =
+            ConsumerClient::new(self.channel(endpoint, Calls::Long, image)?).max_decoding_message_size(usize::MAX);
         Ok(client.fetch(marked(requests)).await?.into_inner())
     }
 
@@ -100,7 +110,7 @@ impl Forward {
         request: v1::ListOffsetsRequest,
         image: &ClusterImage,
     ) -> Result<v1::ListOffsetsResponse, Status> {
-        let mut client = AdminClient::new(self.channel(endpoint, image)?);
+        let mut client = AdminClient::new(self.channel(endpoint, Calls::Short, image)?);
         Ok(client.list_offsets(marked(request)).await?.into_inner())
     }
 
@@ -111,7 +121,7 @@ impl Forward {
         request: v1::DeleteRecordsRequest,
         image: &ClusterImage,
     ) -> Result<v1::DeleteRecordsResponse, Status> {
-        let mut client = AdminClient::new(self.channel(endpoint, image)?);
+        let mut client = AdminClient::new(self.channel(endpoint, Calls::Short, image)?);
         Ok(client.delete_records(marked(request)).await?.into_inner())
     }
 
@@ -123,17 +133,19 @@ impl Forward {
         image: &ClusterImage,
         max_answer_bytes: usize,
     ) -> Result<bytes::Bytes, Status> {
-        let channel = self.channel(endpoint, image)?;
+        let channel = self.channel(endpoint, Calls::Short, image)?;
         let mut client = PeerClient::new(channel).max_decoding_message_size(max_answer_bytes);
         Ok(client.coordinate(marked(request)).await?.into_inner().response)
     }
 
-    fn channel(&self, endpoint: &str, image: &ClusterImage) -> Result<Channel, Status> {
+    fn channel(&self, endpoint: &str, calls: Calls, image: &ClusterImage) -> Result<Channel, Status> {
         let mut channels = self.channels.lock();
-        if let Some(channel) = channels.get(endpoint) {
+        let of = (endpoint.to_owned(), calls);
+        if let Some(channel) = channels.get(&of) {
             return Ok(channel.clone());
         }
-        channels.retain(|at, _| image.brokers.values().any(|broker| broker.endpoints.get(GRPC_ENDPOINT) == Some(at)));
+        channels
+            .retain(|(at, _), _| image.brokers.values().any(|broker| broker.endpoints.get(GRPC_ENDPOINT) == Some(at)));
         let at = Endpoint::from_shared(format!("http://{endpoint}"))
             .map_err(|error| Status::internal(format!("the leader's address '{endpoint}' is no host:port: {error}")))?;
         let at = at
@@ -144,7 +156,7 @@ impl Forward {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .tcp_nodelay(true);
         let channel = (self.dial)(at);
-        channels.insert(endpoint.to_owned(), channel.clone());
+        channels.insert(of, channel.clone());
         Ok(channel)
     }
 }

@@ -54,7 +54,7 @@ use crate::protocol::grpc::v1::consumer_server::ConsumerServer;
 use crate::protocol::grpc::v1::producer_server::ProducerServer;
 
 /// Calls under way on one connection; clients wait before they begin more.
-const MAX_STREAMS: u32 = 256;
+const MAX_STREAMS: u32 = 1_024;
 /// Bytes that one call may send before they are read.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// Bytes that all calls of a connection may send before they are read.

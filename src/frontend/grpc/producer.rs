@@ -159,13 +159,13 @@ impl Lanes {
     /// Puts a request's batches on their way; the future is its answer.
     fn begin(&mut self, prepared: Prepared, room: OwnedSemaphorePermit) -> BoxFuture<'static, ProduceResponse> {
         let Prepared { id, deadline_ms, acks, topic, parts } = prepared;
-        let mut room = Some(room);
+        // The request's room is given back with its last batch that is done.
+        let room = Arc::new(room);
         let mut due = Vec::with_capacity(parts.len());
         for Part { partition, records, batch } in parts {
             let (answer, told) = oneshot::channel();
             let idempotent = BatchHeader::decode(&batch).is_some_and(|header| header.producer_id >= 0);
-            // All of a request's room is given back with its first batch that is done: the others follow at once.
-            let job = Job { batch, acks, idempotent, deadline_ms, answer, room: room.take() };
+            let job = Job { batch, acks, idempotent, deadline_ms, answer, room: Some(room.clone()) };
             // A lane has room for all requests of a call; one that ended would drop the job, and with it its answer.
             let _ = self.lane(&topic, partition).try_send(job);
             due.push(async move {

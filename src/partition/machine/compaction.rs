@@ -10,6 +10,7 @@ use crate::format::state::{ObjectRef, Run};
 
 use super::super::api::LogError;
 use super::super::fold::replaced;
+use super::super::segment_buffer::Placed;
 use super::{Machine, Now, Ticket};
 
 /// Segments that the stream may grow by while a run is written.
@@ -41,6 +42,13 @@ impl Machine {
         };
         if !runs.iter().all(ours) {
             return Err(LogError::Retriable(format!("the compacted runs of partition {partition} came too late")));
+        }
+        // The runs are judged by what is committed; a second change on its way could not be told from damage later.
+        let on_its_way =
+            |entries: &[Placed]| entries.iter().any(|placed| matches!(placed.entry, Entry::RunsReplaced(_)));
+        let cut = self.cut.iter().any(|segment| on_its_way(segment.entries_of(partition)));
+        if cut || self.open.iter().any(|segment| on_its_way(segment.entries_of(partition))) {
+            return Err(LogError::Retriable(format!("other runs of partition {partition} are being replaced")));
         }
         match replaced(state, &runs) {
             Ok(None) => Ok(None),

@@ -478,7 +478,10 @@ fn a_run_that_comes_too_late_is_refused() {
     run.object = ObjectRef::Run { session, number, commit_before: world.machine.committed() };
     let refused = world.machine.replace_runs(world.now, partition(0), vec![run]);
     assert!(matches!(refused, Err(LogError::Retriable(_))), "{refused:?}");
+    let (_, run) = world.copied[0];
     world.run(&Step::Replace).unwrap();
+    let again = world.machine.replace_runs(world.now, partition(0), vec![run]);
+    assert!(matches!(again, Err(LogError::Retriable(_))), "one change at a time: {again:?}");
     commit(&mut world);
     let runs = &world.machine.partition(partition(0)).unwrap().state.runs;
     assert!(matches!(runs.iter().collect::<Vec<_>>()[..], [Run { object: ObjectRef::Run { .. }, .. }]), "{runs:?}");

@@ -63,8 +63,8 @@ fn is_segment(run: &Run) -> bool {
 }
 
 /// What is to be compacted of a partition, oldest first. Nothing that begins before `log_start`: it will be gone soon, or is
-/// in part. `waited_ms` is for how long it has had batches in segments. No window spans more than `max_span_ms` of record
-/// time, so that retention, which takes whole runs, is not late by more.
+/// in part. `waited_ms` is for how long it has had batches in segments. The newest record times of what goes into one window lie
+/// in one span of `max_span_ms`, counted from the epoch, so that retention, which takes whole runs, is not late by more.
 pub fn windows(
     partition: TopicPartition,
     runs: &VecDeque<Run>,
@@ -78,54 +78,62 @@ pub fn windows(
         run.first_offset >= log_start && (is_segment(run) || u64::from(run.batch_bytes) < policy.run_bytes / 2)
     });
     let rest: Vec<&Run> = runs.range(runs.len() - small.count()..).collect();
+    let due = |runs: &[&Run]| {
+        let segments = runs.iter().filter(|run| is_segment(run)).count();
+        segments >= policy.segments.max(1) || waited_ms >= policy.max_wait_ms
+    };
+    // What lies before a cut grows no more, and goes with the rest.
+    let any_due = due(&rest);
     let mut found = Vec::new();
     let mut group: Vec<&Run> = Vec::new();
-    let (mut bytes, mut oldest_ms) = (0, i64::MAX);
-    let window = |group: &[&Run]| Window {
-        partition,
-        first_offset: group.first().map_or(0, |run| run.first_offset),
-        next_offset: group.last().map_or(0, |run| run.next_offset),
-        bytes: group.iter().map(|run| u64::from(run.batch_bytes)).sum(),
-        runs: group.len(),
-    };
-    for run in rest {
-        let too_long = max_span_ms.is_some_and(|span_ms| {
-            !group.is_empty()
-                && run.max_timestamp.saturating_sub(oldest_ms) > i64::try_from(span_ms).unwrap_or(i64::MAX)
-        });
-        if too_long || bytes >= policy.run_bytes {
-            if worth_writing(&group) {
-                found.push(window(&group));
-            }
+    let mut bytes = 0;
+    // Times are cut where the newest so far enters another span: the same places in every look, whatever was merged.
+    let (mut newest_ms, mut span) = (i64::MIN, None);
+    for run in rest.iter().copied() {
+        newest_ms = newest_ms.max(run.max_timestamp);
+        let now_in = max_span_ms.map(|ms| newest_ms.div_euclid(i64::try_from(ms.max(1)).unwrap_or(i64::MAX)));
+        if bytes >= policy.run_bytes || (span != now_in && !group.is_empty()) {
+            found.extend(window(partition, &group, policy, any_due));
             group.clear();
-            (bytes, oldest_ms) = (0, i64::MAX);
+            bytes = 0;
         }
+        span = now_in;
         group.push(run);
         bytes += u64::from(run.batch_bytes);
-        oldest_ms = oldest_ms.min(run.max_timestamp);
     }
-    if bytes >= policy.run_bytes && worth_writing(&group) {
-        found.push(window(&group));
-        return found;
-    }
+    found.extend(window(partition, &group, policy, due(&group)));
+    found
+}
+
+/// What is to be copied of consecutive runs: all, if they are a whole object; otherwise, if it is time, the segments and what is
+/// no larger before them. Segments are the last of them.
+fn window(partition: TopicPartition, group: &[&Run], policy: &Policy, due: bool) -> Option<Window> {
+    let bytes = |runs: &[&Run]| runs.iter().map(|run| u64::from(run.batch_bytes)).sum::<u64>();
     let segments = group.iter().filter(|run| is_segment(run)).count();
-    if segments >= policy.segments.max(1) || (segments > 0 && waited_ms >= policy.max_wait_ms) {
+    let from = if bytes(group) >= policy.run_bytes && (group.len() > 1 || segments > 0) {
+        0
+    } else if due && segments > 0 {
         let mut from = group.len() - segments;
-        let mut held: u64 = group[from..].iter().map(|run| u64::from(run.batch_bytes)).sum();
+        let mut held = bytes(&group[from..]);
         while let Some(before) = from.checked_sub(1)
             && u64::from(group[before].batch_bytes) <= held
         {
             held += u64::from(group[before].batch_bytes);
             from = before;
         }
-        found.push(window(&group[from..]));
-    }
-    found
-}
-
-/// Segments are to be left; what is compacted and stands alone stays as it is.
-fn worth_writing(group: &[&Run]) -> bool {
-    group.len() > 1 || group.iter().any(|run| is_segment(run))
+        from
+    } else {
+        return None;
+    };
+    let chosen = &group[from..];
+    let (first, last) = (chosen.first()?, chosen.last()?);
+    Some(Window {
+        partition,
+        first_offset: first.first_offset,
+        next_offset: last.next_offset,
+        bytes: bytes(chosen),
+        runs: chosen.len(),
+    })
 }
 
 /// Puts windows together into objects of about `run_bytes`, each for one topic.

@@ -55,9 +55,17 @@ pub struct Compaction {
     pub metrics: UpkeepMetrics,
 }
 
-/// Since when partitions have had batches in segments, in milliseconds since boot.
+/// A partition that could not be read is looked at again after this long, in milliseconds.
+const RETRY_MS: u64 = 300_000;
+
+/// What is remembered from one look to the next, by partition, in milliseconds since boot.
 #[derive(Debug, Default)]
-pub struct Waits(HashMap<TopicPartition, u64>);
+pub struct Waits {
+    /// Since when they have had batches in segments.
+    since: HashMap<TopicPartition, u64>,
+    /// Until when they are passed over, because they could not be read.
+    passed_over: HashMap<TopicPartition, u64>,
+}
 
 #[derive(Debug, thiserror::Error)]
 enum CompactError {
@@ -91,7 +99,7 @@ impl Compaction {
     pub async fn round(&self, waits: &mut Waits) {
         for job in self.plan(waits) {
             let (begun_ms, bytes) = (self.clock.boot_ms(), job.bytes());
-            if let Err(error) = self.run(&job).await {
+            if let Err(error) = self.run(&job, waits).await {
                 self.metrics.compaction_failures.inc();
                 tracing::warn!(%error, bytes, "compaction waits for the next round");
                 return;
@@ -116,12 +124,13 @@ impl Compaction {
             })
             .collect();
         let (mut windows, mut runs, mut still) = (Vec::new(), 0, HashMap::new());
-        self.log.each_state(|partition, state| {
+        waits.passed_over.retain(|_, until_ms| *until_ms > now_ms);
+        self.log.each_writable_state(|partition, state| {
             runs += state.runs.len();
-            if !plan::has_segments(&state.runs) {
+            if !plan::has_segments(&state.runs) || waits.passed_over.contains_key(&partition) {
                 return;
             }
-            let since_ms = *waits.0.get(&partition).unwrap_or(&now_ms);
+            let since_ms = *waits.since.get(&partition).unwrap_or(&now_ms);
             still.insert(partition, since_ms);
             let span_ms = spans.get(&partition.topic_id).copied();
             let waited_ms = now_ms.saturating_sub(since_ms);
@@ -132,7 +141,7 @@ impl Compaction {
             }
             windows.extend(found);
         });
-        waits.0 = still;
+        waits.since = still;
         self.metrics.partition_runs.set(runs as i64);
         let jobs = plan::jobs(windows, policy.run_bytes);
         self.metrics.compaction_backlog_bytes.set(jobs.iter().map(Job::bytes).sum::<u64>() as i64);
@@ -140,7 +149,7 @@ impl Compaction {
     }
 
     /// Writes one object and has its partitions read from it.
-    async fn run(&self, job: &Job) -> Result<(), StoreError> {
+    async fn run(&self, job: &Job, waits: &mut Waits) -> Result<(), StoreError> {
         let object = self.log.allot_run();
         let ObjectRef::Run { session, number, .. } = object else { return Ok(()) };
         let id = self.rng.uuid();
@@ -151,9 +160,13 @@ impl Compaction {
             match self.copy(&mut builder, *window).await {
                 Ok(()) => sources += window.runs as u64,
                 Err(error) => {
-                    // One that moved away or lost its oldest records meanwhile is no news.
-                    tracing::debug!(partition = %window.partition, %error, "a partition is not compacted this time");
                     self.metrics.compaction_skips.inc();
+                    // One that moved away or lost its oldest records meanwhile is no news.
+                    if !matches!(error, CompactError::Read(FetchError::Log(_))) {
+                        let until_ms = self.clock.boot_ms() + RETRY_MS;
+                        waits.passed_over.insert(window.partition, until_ms);
+                        tracing::warn!(partition = %window.partition, %error, "a partition is not compacted for a while");
+                    }
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Compaction: what is chosen, what is written, and that readers and a restart see the same batches as before.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -92,8 +92,13 @@ fn what_log_start_has_cut_into_stays_and_no_window_spans_too_much_time() {
         push(&mut runs, false, MIB, hour * 3_600_000);
     }
     assert_eq!(chosen(&runs, 15, None, 0), [(20, 60)]);
-    assert_eq!(chosen(&runs, 0, Some(2 * 3_600_000), 0), [(0, 30)], "three segments are left, which wait");
-    assert_eq!(chosen(&runs, 0, Some(2 * 3_600_000), 1_000), [(0, 30), (30, 60)]);
+    assert_eq!(chosen(&runs, 0, Some(2 * 3_600_000), 0), [(0, 20), (20, 40)], "two segments are left, which wait");
+    assert_eq!(chosen(&runs, 0, Some(2 * 3_600_000), 1_000), [(0, 20), (20, 40), (40, 60)]);
+    // Old records among new ones cut nothing.
+    for (run, hour) in runs.iter_mut().zip([5, 0, 5, 0, 5, 0]) {
+        run.max_timestamp = hour * 3_600_000;
+    }
+    assert_eq!(chosen(&runs, 0, Some(3_600_000), 0), [(0, 60)]);
 }
 
 #[test]
@@ -119,14 +124,18 @@ proptest! {
     /// is done over and over, few runs are left and few bytes were copied.
     #[test]
     fn a_partition_has_few_runs_and_is_copied_a_few_times(
-        sizes in proptest::collection::vec(1..2_000_u64, 1..400),
+        sizes in proptest::collection::vec((1..2_000_u64, 0..50_i64), 1..400),
+        span_ms in proptest::option::of(1..40_u64),
     ) {
         let policy = Policy { run_bytes: 8_000, segments: 4, max_wait_ms: 1_000 };
         let (mut runs, mut copied, mut written) = (VecDeque::new(), 0, 0);
-        for bytes in sizes {
-            push(&mut runs, false, bytes, 0);
+        let (mut newest_ms, mut spans) = (0, BTreeSet::new());
+        for (bytes, time_ms) in sizes {
+            push(&mut runs, false, bytes, time_ms);
+            newest_ms = time_ms.max(newest_ms);
+            spans.insert(span_ms.map(|span_ms| newest_ms / span_ms as i64));
             written += bytes;
-            let windows = plan::windows(partition(0), &runs, 0, &policy, None, 0);
+            let windows = plan::windows(partition(0), &runs, 0, &policy, span_ms, 0);
             let mut end = i64::MIN;
             for window in windows {
                 prop_assert!(window.first_offset >= end);
@@ -141,13 +150,14 @@ proptest! {
                     prop_assert!(!compacted(run) || u64::from(run.batch_bytes) < policy.run_bytes / 2);
                 }
                 copied += bytes;
+                let behind_newest = runs.range(from..to).map(|run| run.max_timestamp).max().unwrap();
                 let mut behind = runs.split_off(to);
                 runs.truncate(from);
                 let number = runs.len() as u64;
                 runs.push_back(Run {
                     first_offset: window.first_offset,
                     next_offset: window.next_offset,
-                    max_timestamp: 0,
+                    max_timestamp: behind_newest,
                     object: ObjectRef::Run { session: SESSION, number, commit_before: 1 },
                     position: 64,
                     length: bytes as u32,
@@ -156,8 +166,9 @@ proptest! {
                 runs.append(&mut behind);
             }
         }
-        // Objects of at least half the size, and less than log2(8000) + 4 behind them.
-        prop_assert!(runs.len() as u64 <= written / (policy.run_bytes / 2) + 17, "{} runs", runs.len());
+        // Objects of at least half the size, and less than log2(8000) + 4 behind them in each span of time.
+        let most = written / (policy.run_bytes / 2) + 17 * spans.len() as u64;
+        prop_assert!(runs.len() as u64 <= most, "{} runs", runs.len());
         prop_assert!(copied <= written * 14, "{copied} bytes copied of {written}");
     }
 }

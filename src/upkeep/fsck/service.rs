@@ -282,6 +282,11 @@ impl Examiner {
         let all = listed.collected.all().filter(|meta| !garbage.contains(&meta.key));
         let all: Vec<ObjectMeta> = all.chain(&listed.catalogue).chain(&listed.cluster).cloned().collect();
         if self.quick {
+            // Whose bucket it is must be known in any case.
+            if let Some(meta) = &listed.cluster {
+                let object = self.store.get(&meta.key).await?;
+                report.faults.extend(check_identity(&meta.key, &object, report.cluster_id.as_deref()));
+            }
             report.faults.extend(all.iter().filter_map(|meta| check_length(meta, facts)));
             return Ok(());
         }

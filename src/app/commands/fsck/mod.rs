@@ -89,7 +89,11 @@ pub async fn run(request: Request) -> anyhow::Result<()> {
     let report = found?;
     let (mut removed, mut kept_back) = (Vec::new(), None);
     if request.repair {
-        kept_back = why_not(&report, &sessions).await?;
+        kept_back = if request.quick {
+            Some("a quick look does not see damage; leave --quick away".to_owned())
+        } else {
+            why_not(&report, &sessions).await?
+        };
         if kept_back.is_none() {
             let grace_ms = i64::try_from(request.settings.retention.delete_grace_ms).unwrap_or(i64::MAX);
             let before_ms = sessions.clock.wall_ms().saturating_sub(grace_ms);

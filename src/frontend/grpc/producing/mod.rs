@@ -29,6 +29,7 @@ use super::forward::Forward;
 use crate::base::Clock;
 use crate::broker::{BrokerError, BrokerSlot};
 use crate::cluster::Topic;
+use crate::format::state::PRODUCER_BATCHES;
 use crate::partition::{Acks, LogError};
 use crate::protocol::grpc::v1;
 use crate::protocol::grpc::v1::{Error, ProduceRequest, Reason};
@@ -54,7 +55,7 @@ pub struct Job {
     /// Its offset, or why it has none.
     pub answer: oneshot::Sender<Result<i64, Error>>,
     /// Its room in memory.
-    pub room: Option<OwnedSemaphorePermit>,
+    pub room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// Why a batch has no offset.
@@ -105,9 +106,12 @@ pub async fn lane(way: Arc<dyn Way>, clock: Clock, again: bool, mut jobs: mpsc::
     let mut redo: VecDeque<Job> = VecDeque::new();
     // After a failure one batch goes ahead of the others.
     let mut careful = false;
+    // Batches with a producer id among those that are tried. No more than the log remembers: one that was written, and is sent
+    // again because its answer was lost, must be known as what it is.
+    let mut with_producer = 0;
     let mut open = true;
     while open || !trying.is_empty() || !redo.is_empty() {
-        let may_begin = trying.is_empty() || !careful;
+        let may_begin = trying.is_empty() || (!careful && with_producer < PRODUCER_BATCHES);
         let job = if may_begin { redo.pop_front() } else { None };
         let job = if let Some(job) = job {
             job
@@ -115,11 +119,13 @@ pub async fn lane(way: Arc<dyn Way>, clock: Clock, again: bool, mut jobs: mpsc::
             tokio::select! {
                 biased;
                 Some((job, outcome)) = trying.next() => {
+                    with_producer -= usize::from(job.idempotent);
                     match outcome {
                         Err(failure) if again && is_worth_it(&job, &failure, &clock) => {
                             careful = true;
                             let mut again_first = VecDeque::from([job]);
                             gather(&mut trying, &mut again_first, &clock).await;
+                            with_producer = 0;
                             // What was not begun again yet came later.
                             again_first.append(&mut redo);
                             redo = again_first;
@@ -143,6 +149,7 @@ pub async fn lane(way: Arc<dyn Way>, clock: Clock, again: bool, mut jobs: mpsc::
             }
         };
         let left_ms = job.deadline_ms.saturating_sub(clock.boot_ms());
+        with_producer += usize::from(job.idempotent);
         let outcome = way.begin(job.batch.clone(), job.acks, left_ms).await;
         trying.push_back(async move { (job, outcome.await) }.boxed());
     }

@@ -101,6 +101,9 @@ impl<T: Send + 'static> Reading<'_, T> {
                 }
             }
         };
+        // Whoever is given records holds them unpacked.
+        let unpacked: usize = records.iter().map(prost::Message::encoded_len).sum();
+        let bytes = bytes.max(unpacked as u64 + MESSAGE_BYTES);
         let data = FetchData {
             topic: place.topic.to_string(),
             partition: place.index,
