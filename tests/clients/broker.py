@@ -168,7 +168,9 @@ class Broker:
             stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
         except OSError:
             return False
-        return stat.rsplit(")", 1)[1].split()[0] not in ("Z", "X")
+        # A killed process shows as a zombie before its last thread is gone, and with that its locks.
+        fields = stat.rsplit(")", 1)[1].split()
+        return fields[0] not in ("Z", "X") or int(fields[17]) > 1
 
     # -- what it is
 
