@@ -144,9 +144,25 @@ impl Member {
         self.wait();
     }
 
-    /// SIGSTOP: alive, and silent.
+    /// SIGSTOP: alive, and silent. On return its last thread has stopped.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
+        let mut looks = 0;
+        while !self.all_stopped() {
+            looks += 1;
+            assert!(looks < 10_000, "etcd did not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn all_stopped(&self) -> bool {
+        let id = self.child.as_ref().expect("a process").id();
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{id}/task")) else { return false };
+        threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The name, in brackets, may hold anything.
+            stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+        })
     }
 
     /// SIGCONT.
