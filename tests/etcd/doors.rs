@@ -27,7 +27,7 @@ const TOPIC: &str = "doors";
 const PARTITIONS: i32 = 6;
 /// Records of each partition.
 const RECORDS: i32 = 300;
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(240);
 
 fn start(folder: &Path, id: i32, endpoint: &str) -> (Broker, Doors) {
     let own = folder.join(id.to_string());

@@ -30,7 +30,7 @@ use esker::base::{Clock, Rng};
 use esker::meta::{Compare, EtcdMeta, EtcdOptions, Event, MetaStore, Metrics, TxnOutcome, Watch, Write};
 
 /// An answer that takes longer is missing.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 /// Longest time of one operation, in milliseconds, for stores that must give up in a test.
 const SHORT_MS: u64 = 1_500;
 
