@@ -59,6 +59,8 @@ const MAX_STREAMS: u32 = 1_024;
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// Bytes that all calls of a connection may send before they are read.
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// Longest HTTP/2 frame that is taken: a batch comes in few pieces, each of which costs a system call or two at both ends.
+const FRAME_BYTES: u32 = 256 << 10;
 /// A quiet connection is pinged this often, in milliseconds.
 const PING_INTERVAL_MS: u64 = 20_000;
 /// A connection whose ping is not answered for this long is closed, in milliseconds.
@@ -137,6 +139,7 @@ where
         .http2_keepalive_timeout(Some(Duration::from_millis(PING_TIMEOUT_MS)))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
         .tcp_nodelay(true)
         .add_service(health_service)
         .add_optional_service(newer)

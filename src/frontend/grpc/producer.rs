@@ -38,6 +38,8 @@ use crate::protocol::partitioner::partition_of_key;
 
 /// Bytes of batches on their way, of all calls together.
 const HELD_BYTES: usize = 256 << 20;
+/// Answers of a stream that wait to be sent: what is done at the same time goes out in one piece.
+const ANSWERS_AT_ONCE: usize = 64;
 /// Partitions that a stream writes to at a time.
 const MAX_LANES: usize = 4_096;
 /// Longest wait for an answer unless the request says otherwise, in milliseconds.
@@ -103,7 +105,7 @@ impl v1::producer_server::Producer for Producer {
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
         let forwarded = Forward::was_forwarded(request.metadata());
         let limit = deadline::of(request.metadata());
-        let (sender, receiver) = mpsc::channel(1);
+        let (sender, receiver) = mpsc::channel(ANSWERS_AT_ONCE);
         let call = pipeline(self.shared.clone(), request.into_inner(), sender, forwarded);
         let under_way = self.shared.metrics.stream();
         tokio::spawn(async move {

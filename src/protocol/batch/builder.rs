@@ -5,7 +5,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::check::crc_of;
 use super::compression::Compression;
 use super::header::{BatchHeader, CRC_START, HEADER_BYTES, LENGTH_OVERHEAD, NO_PRODUCER_ID};
-use super::varint::{put_varint, put_varlong};
+use super::varint::{put_varint, put_varlong, varint_bytes, varlong_bytes};
 
 const TIMESTAMP_TYPE_BIT: i16 = 0x08;
 const TRANSACTIONAL_BIT: i16 = 0x10;
@@ -161,24 +161,27 @@ impl BatchBuilder {
         header.base_timestamp = self.records.first().map_or(-1, |(_, record)| record.timestamp);
         header.max_timestamp = self.records.iter().map(|(_, record)| record.timestamp).max().unwrap_or(-1);
 
-        let mut body = BytesMut::new();
-        let mut scratch = BytesMut::new();
+        let delta_ms = |record: &NewRecord| record.timestamp.wrapping_sub(header.base_timestamp);
+        let lengths = self.records.iter().map(|(delta, record)| record_bytes(*delta, delta_ms(record), record));
+        let body_bytes: usize = lengths.map(|length| varint_bytes(length as i32) + length).sum();
+        // Records go where they stay, each byte copied once; the header is written over the room before them.
+        let mut batch = BytesMut::with_capacity(HEADER_BYTES + body_bytes);
+        batch.put_bytes(0, HEADER_BYTES);
         for (delta, record) in &self.records {
-            scratch.clear();
-            put_record(&mut scratch, *delta, record.timestamp.wrapping_sub(header.base_timestamp), record);
-            put_varint(&mut body, scratch.len() as i32);
-            body.put_slice(&scratch);
+            put_varint(&mut batch, record_bytes(*delta, delta_ms(record), record) as i32);
+            put_record(&mut batch, *delta, delta_ms(record), record);
         }
-        let body = match self.compression {
-            Compression::None => body.freeze(),
-            codec => codec.compress(&body).expect("writing into memory does not fail").into(),
-        };
-        let length = HEADER_BYTES - LENGTH_OVERHEAD + body.len();
+        if self.compression != Compression::None {
+            let packed = self.compression.compress(&batch[HEADER_BYTES..]).expect("writing into memory does not fail");
+            batch.truncate(HEADER_BYTES);
+            batch.put_slice(&packed);
+        }
+        let length = batch.len() - LENGTH_OVERHEAD;
         header.batch_length = i32::try_from(length).expect("a batch is under 2 GiB");
 
-        let mut batch = BytesMut::with_capacity(HEADER_BYTES + body.len());
-        header.encode(&mut batch);
-        batch.put_slice(&body);
+        let mut head = BytesMut::with_capacity(HEADER_BYTES);
+        header.encode(&mut head);
+        batch[..HEADER_BYTES].copy_from_slice(&head);
         let crc = crc_of(&batch);
         batch[CRC_START - 4..CRC_START].copy_from_slice(&crc.to_be_bytes());
         batch.freeze()
@@ -196,6 +199,19 @@ fn put_record(into: &mut BytesMut, offset_delta: i32, timestamp_delta: i64, reco
         put_nullable(into, Some(name));
         put_nullable(into, value.as_ref());
     }
+}
+
+/// Bytes that [`put_record`] writes.
+fn record_bytes(offset_delta: i32, timestamp_delta: i64, record: &NewRecord) -> usize {
+    let nullable = |value: Option<&Bytes>| value.map_or(1, |value| varint_bytes(value.len() as i32) + value.len());
+    let headers: usize =
+        record.headers.iter().map(|(name, value)| nullable(Some(name)) + nullable(value.as_ref())).sum();
+    1 + varlong_bytes(timestamp_delta)
+        + varint_bytes(offset_delta)
+        + nullable(record.key.as_ref())
+        + nullable(record.value.as_ref())
+        + varint_bytes(record.headers.len() as i32)
+        + headers
 }
 
 fn put_nullable(into: &mut BytesMut, value: Option<&Bytes>) {

@@ -7,7 +7,7 @@ use kafka_protocol::records::{
 };
 use proptest::prelude::*;
 
-use super::varint::{put_varint, put_varlong, read_varint, read_varlong};
+use super::varint::{put_varint, put_varlong, read_varint, read_varlong, varint_bytes, varlong_bytes};
 use super::*;
 
 const NOW: i64 = 1_700_000_000_000;
@@ -62,7 +62,9 @@ proptest! {
     fn varints_come_back(a: i32, b: i64) {
         let mut bytes = BytesMut::new();
         put_varint(&mut bytes, a);
+        prop_assert_eq!(bytes.len(), varint_bytes(a));
         put_varlong(&mut bytes, b);
+        prop_assert_eq!(bytes.len(), varint_bytes(a) + varlong_bytes(b));
         let mut rest = &bytes[..];
         prop_assert_eq!(read_varint(&mut rest), Some(a));
         prop_assert_eq!(read_varlong(&mut rest), Some(b));

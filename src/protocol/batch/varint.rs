@@ -41,6 +41,17 @@ pub fn put_varlong(into: &mut BytesMut, value: i64) {
     put_unsigned(into, ((value << 1) ^ (value >> 63)) as u64);
 }
 
+/// Bytes that [`put_varint`] appends.
+pub fn varint_bytes(value: i32) -> usize {
+    varlong_bytes(i64::from(value))
+}
+
+/// Bytes that [`put_varlong`] appends.
+pub fn varlong_bytes(value: i64) -> usize {
+    let bits = 64 - ((value << 1) ^ (value >> 63) | 1).leading_zeros();
+    bits.div_ceil(7) as usize
+}
+
 fn put_unsigned(into: &mut BytesMut, mut value: u64) {
     while value >= 0x80 {
         into.put_u8((value & 0x7f) as u8 | 0x80);

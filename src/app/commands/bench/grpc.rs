@@ -77,7 +77,8 @@ pub async fn write(worker: &Worker) -> anyhow::Result<()> {
     let command = &worker.command;
     let place = worker.places.first().ok_or_else(|| anyhow!("there is no partition to write to"))?;
     let mut producer = ProducerClient::new(connect(&place.leader).await?).max_encoding_message_size(usize::MAX);
-    let (requests, receiver) = mpsc::channel(1);
+    // There is always room for as many as may be under way.
+    let (requests, receiver) = mpsc::channel(command.depth);
     let template = ProduceRequest {
         topic: command.topic.clone(),
         partition: Some(place.partition),
