@@ -83,6 +83,13 @@ pub fn from_batches(batches: &[Bytes], offset: i64) -> Result<Vec<v1::Record>, R
     Ok(found)
 }
 
+/// The batches as slices of one piece of memory that holds nothing else. As they were read they are slices of the cache's pages
+/// and of open segments, and even the smallest keeps a whole one of those from being freed.
+pub fn in_one_piece(batches: &[Bytes]) -> Vec<Bytes> {
+    let mut left = Bytes::from(batches.concat());
+    batches.iter().map(|batch| left.split_to(batch.len())).collect()
+}
+
 /// The batches one after the other.
 pub fn joined(batches: &[Bytes]) -> Bytes {
     match batches {

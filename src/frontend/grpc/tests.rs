@@ -14,7 +14,7 @@ use super::errors::{detail, explain, invalid, status};
 use super::incoming::limited;
 use super::metrics::{LimitLabels, Metrics, Seats};
 use super::peers::{ask_released, rates_of, states_of, tell_released};
-use super::records::{from_batches, readable, to_batch};
+use super::records::{from_batches, in_one_piece, readable, to_batch};
 use super::{admin, deadline, reflection};
 use crate::base::{SessionId, TopicPartition};
 use crate::broker::BrokerError;
@@ -105,6 +105,18 @@ fn the_detail_says_who_leads() {
     let plain = detail(&invalid("no")).unwrap();
     assert_eq!((plain.reason(), plain.retriable, plain.message.as_str()), (Reason::Invalid, false, "no"));
     assert_eq!(detail(&tonic::Status::internal("a proxy said so")), None);
+}
+
+#[test]
+fn what_waits_for_a_client_holds_no_page() {
+    let pages = [Bytes::from(vec![1; 1 << 20]), Bytes::from(vec![2; 1 << 20])];
+    let read = [pages[0].slice(5..105), pages[1].slice(..1), pages[0].slice(9..9)];
+    let own = in_one_piece(&read);
+    assert_eq!(own, read);
+    drop(read);
+    assert!(pages.iter().all(Bytes::is_unique), "a page is held");
+    let (from, to) = (own[0].as_ptr() as usize, own[1].as_ptr() as usize);
+    assert_eq!(to - from, 100, "in two pieces");
 }
 
 /// A batch of two records at `base_offset`, with these attribute bits.

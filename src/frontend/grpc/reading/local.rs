@@ -8,7 +8,7 @@ use crate::broker::BrokerError;
 use crate::fetch::session::NO_LEADER_EPOCH;
 use crate::fetch::{FetchRequest, PartitionRequest, ReadResult};
 use crate::frontend::grpc::errors::explain;
-use crate::frontend::grpc::records::{MESSAGE_BYTES, from_batches, joined, readable};
+use crate::frontend::grpc::records::{MESSAGE_BYTES, from_batches, in_one_piece, joined, readable};
 use crate::protocol::grpc::v1::{Error, FetchData, Reason};
 
 /// Most bytes of batches in one answer, unless one batch alone has more.
@@ -67,9 +67,11 @@ impl<T: Send + 'static> Reading<'_, T> {
             () = stop.cancelled() => return Ok(None),
             fetched = broker.fetch(&read) => fetched,
         };
+        // All of them now: what was read is held until the client takes it.
+        let fetched: Vec<_> = fetched.into_iter().map(|one| one.result.map(of_its_own)).collect();
         let mut troubles = Vec::new();
         for (at, fetched) in fetched.into_iter().enumerate() {
-            let trouble = match fetched.result {
+            let trouble = match fetched {
                 Ok(read) => self.give(&mut places[at], &read).await?,
                 Err(error) => Some(explain(&BrokerError::Read(error), &broker.image())),
             };
@@ -117,4 +119,10 @@ impl<T: Send + 'static> Reading<'_, T> {
         place.offset = read.next_offset;
         Ok(None)
     }
+}
+
+/// What was read, in memory of its own: a client that does not read on holds no more than that of the pages and segments.
+fn of_its_own(mut read: ReadResult) -> ReadResult {
+    read.batches = in_one_piece(&read.batches);
+    read
 }

@@ -7,8 +7,8 @@
 //! Invariant: a partition is in one leg, or waits; its offset moves when its data is given to the client's stream, and only
 //! forward. So a client sees each record once and in order, however often the leader changes.
 //!
-//! Invariant: a leg holds at most one answer of this broker's own data, or [`remote::WINDOW_BYTES`] of another's and the message
-//! that crossed that mark.
+//! Invariant: a leg holds at most one answer of this broker's own data, in memory of its own (a client that does not read on keeps
+//! no page of the cache and no segment), or [`remote::WINDOW_BYTES`] of another's and the message that crossed that mark.
 //!
 //! All of it runs inside of one future: dropping it leaves nothing, at other brokers neither.
 
