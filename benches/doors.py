@@ -3,7 +3,7 @@
 
 Each lap starts a broker on fresh data, and the doors take turns on it, another one first in each lap; what is told is the median
 over the laps of the ratio within a lap, because the machine is not equally fast all the time. Then: how much memory a broker takes
-while readers of the gRPC door do not read on and megabytes are written. Rewrites its own section of docs/benchmarks.md.
+while readers of the gRPC door do not read on and megabytes are written. Rewrites its own sections of docs/benchmarks.md.
 
     benches/doors.py [--laps N] [--records N] [--readers N] [--only doors,memory] [--out FILE]
 
@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -36,16 +37,22 @@ WAYS = [("Kafka", "kafka", []), ("gRPC, batches", "grpc", []), ("gRPC, records",
 LOADS = [("1 KiB records, batches of 128 KiB, acks=all", 1024, 131072, "all", 1.0),
          ("1 KiB records, batches of 16 KiB, acks=all", 1024, 16384, "all", 0.5),
          ("100 B records, batches of 16 KiB, acks=1", 100, 16384, "leader", 2.0)]
-# Opens streams that are not limited by credit, takes one answer of each, and then nothing more.
+STOPPED_HEADING = "## gRPC readers that do not read on"
+# Until the allocator has given back what is free, in seconds.
+SETTLE_S = 15
+# Records of the topic that readers stop in, when they begin.
+HELD_RECORDS = 20_000
+# Opens streams that are not limited by credit, each elsewhere, takes one answer of each, and then nothing more.
 STOPPED = """
 import sys, time, grpc
 from esker.v1 import consumer_pb2 as c, consumer_pb2_grpc
-address, topic, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+address, topic, count, records = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 held = []
 for at in range(count):
     channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)])
     def open_(at=at):
-        yield c.FetchRequest(open=c.FetchOpen(partitions=[c.FetchFrom(topic=topic, partition=p) for p in range(6)]))
+        offset = at * (records // 6) // (count + 1)
+        yield c.FetchRequest(open=c.FetchOpen(partitions=[c.FetchFrom(topic=topic, partition=p, offset=offset) for p in range(6)]))
         time.sleep(3600)
     answers = consumer_pb2_grpc.ConsumerStub(channel).Fetch(open_())
     next(answers)
@@ -59,16 +66,24 @@ def say(words):
     print(words, file=sys.stderr, flush=True)
 
 
+def children_seconds():
+    """CPU of the processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def produce(broker, topic, door, records, record_bytes, batch_bytes, acks, flags):
     address = broker.bootstrap if door == "kafka" else f"127.0.0.1:{broker.state['grpc']}"
     command = [os.environ["ESKER_BIN"], "bench", "produce", "--door", door, "-b", address, "--topic", topic, "--records", str(records),
                "--record-bytes", str(record_bytes), "--batch-bytes", str(batch_bytes), "--acks", acks, "--json", *flags]
-    cpu = cpu_seconds(broker.state["pid"])
+    cpu, own = cpu_seconds(broker.state["pid"]), children_seconds()
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
     told = json.loads(done.stdout)
-    told["cpu_s_per_gb"] = (cpu_seconds(broker.state["pid"]) - cpu) / (told["mb_per_s"] * told["seconds"] / 1e3)
+    written_gb = told["mb_per_s"] * told["seconds"] / 1e3
+    told["cpu_s_per_gb"] = (cpu_seconds(broker.state["pid"]) - cpu) / written_gb
+    told["load_cpu_s_per_gb"] = (children_seconds() - own) / written_gb
     return told
 
 
@@ -98,17 +113,18 @@ def resident_mb(pid):
     return int(re.search(r"VmRSS:\s+(\d+) kB", pathlib.Path(f"/proc/{pid}/status").read_text()).group(1)) / 1024
 
 
-def memory(args, readers):
-    """Largest resident memory while so many readers hold on and megabytes are written, in MB, and how many megabytes."""
+def memory(readers, records):
+    """Resident memory of a broker while so many readers hold on and so many records are written, in MB: the most, and what stays."""
     with tempfile.TemporaryDirectory(prefix="esker-doors-") as folder:
         broker = Broker(folder)
         broker.start("file")
         held = None
         try:
             address, pid = f"127.0.0.1:{broker.state['grpc']}", broker.state["pid"]
-            produce(broker, "held", "grpc", 20_000, 1024, 131072, "all", [])
+            produce(broker, "held", "grpc", HELD_RECORDS, 1024, 131072, "all", [])
             if readers:
-                held = subprocess.Popen([ROOT / "tests/clients/grpc/run.sh", "exec", "-c", STOPPED, address, "held", str(readers)],
+                held = subprocess.Popen([ROOT / "tests/clients/grpc/run.sh", "exec", "-c", STOPPED, address, "held", str(readers),
+                                         str(HELD_RECORDS)],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
                 assert held.stdout.readline().strip() == b"held"
             peak, over = resident_mb(pid), threading.Event()
@@ -119,11 +135,12 @@ def memory(args, readers):
                     peak = max(peak, resident_mb(pid))
             watcher = threading.Thread(target=watch)
             watcher.start()
-            produce(broker, "held", "grpc", args.records, 1024, 131072, "all", [])
-            time.sleep(1)
+            produce(broker, "held", "grpc", records, 1024, 131072, "all", [])
+            # What was freed goes back to the system meanwhile.
+            time.sleep(SETTLE_S)
             over.set()
             watcher.join()
-            return peak
+            return peak, resident_mb(pid)
         finally:
             if held is not None:
                 held.kill()
@@ -131,7 +148,7 @@ def memory(args, readers):
             broker.stop()
 
 
-def section(args, laps, peaks):
+def section(args, laps):
     lines = [HEADING, "",
              "`make bench-doors`: one broker on a local directory, `esker bench produce` with 6 writers, 6 partitions, 5 batches of each under way.",
              "The batches are the same; *records* are sent as messages of their own, of which the broker makes batches. Medians of",
@@ -139,21 +156,43 @@ def section(args, laps, peaks):
              f"- Machine: {machine()}; broker and load share it. Load average at the end: {os.getloadavg()[0]:.1f}.",
              f"- Date: {time.strftime('%Y-%m-%d')}. {build()[0].upper() + build()[1:]}.", ""]
     for name, found in laps.items():
-        lines += [f"**{name}**", "", "| | MB/s | records/s | p50 ms | p99 ms | CPU s/GB | of Kafka's throughput |", "|---|---:|---:|---:|---:|---:|---:|"]
+        lines += [f"**{name}**", "", "| | MB/s | records/s | p50 ms | p99 ms | broker CPU s/GB | load CPU s/GB | of Kafka's throughput |",
+                  "|---|---:|---:|---:|---:|---:|---:|---:|"]
         for way, _, _ in WAYS:
             middle = lambda pick: statistics.median(pick(lap[way]) for lap in found)  # noqa: E731, B023
             ratio = statistics.median(lap[way]["mb_per_s"] / lap["Kafka"]["mb_per_s"] for lap in found)
             lines.append(f"| {way} | {middle(lambda r: r['mb_per_s']):.0f} | {middle(lambda r: r['records_per_s']):,.0f} | "
                          f"{middle(lambda r: r['latency_ms']['p50']):.1f} | {middle(lambda r: r['latency_ms']['p99']):.1f} | "
-                         f"{middle(lambda r: r['cpu_s_per_gb']):.2f} | {ratio:.2f} × |")
+                         f"{middle(lambda r: r['cpu_s_per_gb']):.2f} | {middle(lambda r: r['load_cpu_s_per_gb']):.2f} | {ratio:.2f} × |")
         lines.append("")
-    if peaks:
-        alone, held = peaks
-        lines += ["**Readers that do not read on**", "",
-                  f"{args.readers} gRPC readers without a limit of credit take one answer and then nothing, while {args.records * 1024 / 1e6:.0f} MB are written:",
-                  f"the broker takes {held:.0f} MB at most, and {alone:.0f} MB without those readers: {max(0.0, held - alone) / args.readers:.1f} MB for each. A stream is",
-                  "read ahead of its client by one answer (1 MiB) and what HTTP/2's window holds.", ""]
     return "\n".join(lines)
+
+
+def stopped_section(args, found):
+    """`found`: records written, then (peak, what stays) in MB without readers and with them."""
+    lines = [STOPPED_HEADING, "",
+             f"`make bench-doors`: {args.readers} readers without a limit of credit, each elsewhere in the topic, take one answer and then nothing, while",
+             "the topic is written to. The most that the broker takes holds segments that are not committed yet, too (`memory.unflushed`), and",
+             f"is another one in each run; what stays is its resident memory {SETTLE_S} s after the last write.", "",
+             f"- Machine: {machine()}. Date: {time.strftime('%Y-%m-%d')}. {build()[0].upper() + build()[1:]}.", "",
+             "| written | most, no readers | most, with them | stays, no readers | stays, with them | stays, for each reader |",
+             "|---:|---:|---:|---:|---:|---:|"]
+    for records, alone, held in found:
+        lines.append(f"| {records * 1024 / 1e6:.0f} MB | {alone[0]:.0f} MB | {held[0]:.0f} MB | {alone[1]:.0f} MB | {held[1]:.0f} MB | "
+                     f"{max(0.0, held[1] - alone[1]) / args.readers:.1f} MB |")
+    lines += ["",
+              "What a stream holds does not depend on what is written or on how long it stands. One answer is with HTTP/2, as it is sent; one waits",
+              "for that; one has been read. Each is of 1 MiB of batches (or of one batch that is larger), in memory of its own, so that no page",
+              "of the cache and no segment is kept for it. Unpacked records take more: what they were compressed by, and about 150 bytes each.",
+              "A reader with credit is sent one message more than its credit at most. There are at most `grpc.max_connections` connections",
+              "(`grpc.max_connections_per_ip` of one address) with 1 024 calls each.", ""]
+    return "\n".join(lines)
+
+
+def replace(text, heading, section):
+    """The text with another section of that heading: from it to the next one of its kind, or the end."""
+    text = re.sub(rf"{re.escape(heading)}\n.*?(?=\n## |\Z)", "", text, flags=re.S).rstrip("\n")
+    return f"{text}\n\n{section.rstrip()}\n"
 
 
 def main():
@@ -167,16 +206,18 @@ def main():
     os.environ.setdefault("ESKER_BIN", str(ROOT / "target/release/esker"))
     os.environ["ESKER_BIN"] = os.path.abspath(os.environ["ESKER_BIN"])
     laps = doors(args) if "doors" in args.only else {}
-    peaks = None
-    if "memory" in args.only:
-        subprocess.run([ROOT / "tests/clients/grpc/run.sh", "install"], check=True)
-        peaks = memory(args, 0), memory(args, args.readers)
-        say(f"memory: {peaks[0]:.0f} MB alone, {peaks[1]:.0f} MB with {args.readers} readers that do not read on")
     out = pathlib.Path(args.out)
     text = out.read_text() if out.exists() else "# Benchmarks\n"
-    # From its heading to the next one of its kind, or the end.
-    text = re.sub(rf"{re.escape(HEADING)}\n.*?(?=\n## |\Z)", "", text, flags=re.S).rstrip("\n")
-    out.write_text(f"{text}\n\n{section(args, laps, peaks).rstrip()}\n")
+    if laps:
+        text = replace(text, HEADING, section(args, laps))
+    if "memory" in args.only:
+        subprocess.run([ROOT / "tests/clients/grpc/run.sh", "install"], check=True)
+        found = []
+        for records in (args.records, 3 * args.records):
+            found.append((records, memory(0, records), memory(args.readers, records)))
+            say(f"memory: {found[-1]}")
+        text = replace(text, STOPPED_HEADING, stopped_section(args, found))
+    out.write_text(text)
     for name, found in laps.items():
         ratio = statistics.median(lap["gRPC, batches"]["mb_per_s"] / lap["Kafka"]["mb_per_s"] for lap in found)
         say(f"{name}: gRPC {ratio:.2f} x of Kafka's throughput" + ("" if ratio >= AIM else f", less than {AIM}"))
