@@ -1,9 +1,11 @@
-"""The clients of a run that use the gRPC door, by stubs that grpcio made of proto/: idempotent producers and a reader without
-a group. They write the same history as those of librdkafka (clients.py), and stand beside them there.
+"""The clients of a run that use the gRPC door, by stubs that grpcio made of proto/: idempotent producers, members of groups, a
+reader without a group. They write the same history as those of librdkafka (clients.py), and stand beside them there.
 
 A producer has a thread for each partition: `calls` sends a batch at a time to any broker, which passes it on; `stream` keeps a
 stream to the leader open and sends up to three batches before it waits. What was not acknowledged is sent again, under the
-same sequence numbers, until it is. The reader tails each partition in a stream of its own, with credit."""
+same sequence numbers, until it is. The reader tails each partition in a stream of its own, with credit. Members are in one group
+with those of librdkafka, or among themselves; they commit what they have read, and let go when they are told to, now and then
+too late."""
 
 import collections
 import queue
@@ -24,6 +26,10 @@ CALL_S = 12
 # A batch that was refused as out of order for so long, everything else being well, can never be written.
 STUCK_S = 90
 OUT_OF_ORDER = common_pb2.REASON_OUT_OF_ORDER_SEQUENCE
+# A member that has left is told so within this time.
+LEAVE_S = 45
+# It lets go within this time, or the group goes on without waiting for it.
+RELEASE_S = 4
 
 
 class Refused(Exception):
@@ -349,3 +355,140 @@ class Tail(threading.Thread):
         finally:
             requests.end()
             answers.cancel()
+
+
+def place(tp, offset):
+    topic, _, at = tp.rpartition("/")
+    return common_pb2.PartitionOffset(topic=topic, partition=int(at), offset=offset)
+
+
+class Member(threading.Thread):
+    """A member of a group, again and again; with the face of clients.Reader."""
+
+    strategy = None
+
+    def __init__(self, plan, history, name, group, decode, instance=None):
+        super().__init__(daemon=True)
+        self.plan, self.history, self.name_, self.group, self.decode, self.instance = plan, history, name, group, decode, instance
+        self.random = random.Random(f"{plan['seed']} {name}")
+        self.stopping, self.next, self.lives = threading.Event(), {}, 0
+
+    def note(self, event, **words):
+        self.history.write(event, c=self.life, g=self.group, **words)
+
+    def run(self):
+        door = Door(self.plan["grpc"], f"{self.plan['seed']} {self.name_}")
+        while not self.stopping.is_set():
+            self.lives += 1
+            self.life = f"{self.name_}.{self.lives}"
+            address, self.left = door.any(), threading.Event()
+            try:
+                self.live(door.channel(address))
+                continue
+            except grpc.RpcError as status:
+                why = explained(status)
+            except Refused as refused:
+                why = refused
+            if isinstance(why, Lost):
+                door.give_up(address)
+            elif not why.error.retriable and why.error.reason != common_pb2.REASON_UNKNOWN_TOPIC and not self.left.is_set():
+                self.note("error", why=str(why))
+            time.sleep(self.random.uniform(0.1, 1))
+
+    def live(self, channel):
+        """One call, from joining to leaving."""
+        begin = consumer_pb2.ConsumeOpen(group=self.group, topics=list(self.plan["topics"]), credit_bytes=200_000, session_timeout_ms=6_000,
+                                         release_timeout_ms=RELEASE_S * 1_000, instance_id=self.instance)
+        self.requests, self.mine, self.done, self.open = Requests(consumer_pb2.ConsumeRequest(open=begin)), None, {}, collections.deque()
+        self.committed, self.commits = time.monotonic(), 0
+        answers = consumer_pb2_grpc.ConsumerStub(channel).Consume(iter(self.requests))
+        over = threading.Event()
+        # Members come and go.
+        watch = threading.Thread(target=self.leave, args=(answers, over, self.random.uniform(20, 120)), daemon=True)
+        watch.start()
+        try:
+            for answer in answers:
+                self.take(answer)
+            if not self.left.is_set():
+                self.note("error", why="its call ended as if it had left")
+        finally:
+            over.set()
+            self.requests.end()
+            answers.cancel()
+            if self.mine:
+                self.note("revoked", tps=list(self.mine))
+            watch.join()
+
+    def leave(self, answers, over, after_s):
+        until = time.monotonic() + after_s
+        while time.monotonic() < until and not self.stopping.is_set():
+            if over.wait(0.2):
+                return
+        self.left.set()
+        self.requests.end()
+        if not over.wait(LEAVE_S):
+            self.note("error", why=f"its call did not end {LEAVE_S} s after it had left")
+            answers.cancel()
+
+    def take(self, answer):
+        kind = answer.WhichOneof("kind")
+        if kind == "assigned":
+            if self.mine is not None:
+                self.note("error", why="was given partitions before it was to let go of others")
+            self.mine = {f"{place.topic}/{place.partition}" for place in answer.assigned.partitions}
+            self.note("assigned", tps=list(self.mine))
+        elif kind == "data":
+            self.data(answer.data)
+        elif kind == "committed":
+            self.answered(answer.committed)
+        elif kind == "revoking":
+            self.let_go()
+        elif kind == "failure":
+            raise Refused(answer.failure.error)
+        if self.mine is not None and time.monotonic() - self.committed > 0.5:
+            self.commit()
+
+    def data(self, data):
+        tp = f"{data.topic}/{data.partition}"
+        if self.mine is None or tp not in self.mine:
+            self.note("error", why=f"data of {tp}, which it does not have")
+        found = []
+        for record in data.records:
+            try:
+                found.append([tp, record.offset, *self.decode(record.value)])
+            except (ValueError, zlib.error) as error:
+                self.note("error", why=f"{tp} at {record.offset} is broken: {error}")
+        if found:
+            self.note("polled", r=found)
+            self.done[tp] = self.next[tp] = found[-1][1] + 1
+        self.requests.send(consumer_pb2.ConsumeRequest(credit=consumer_pb2.FetchCredit(bytes=data.bytes)))
+
+    def commit(self):
+        if not self.done:
+            return
+        self.commits += 1
+        offsets = [place(tp, offset) for tp, offset in self.done.items()]
+        self.open.append((self.commits, self.done))
+        self.requests.send(consumer_pb2.ConsumeRequest(commit=consumer_pb2.ConsumeCommit(id=self.commits, offsets=offsets)))
+        self.done, self.committed = {}, time.monotonic()
+
+    def answered(self, committed):
+        number, offsets = self.open.popleft()
+        if number != committed.id:
+            self.note("error", why=f"commit {committed.id} was answered before {number}")
+        failed = {f"{one.topic}/{one.partition}": common_pb2.Reason.Name(one.error.reason) for one in committed.failed}
+        if good := {tp: offset for tp, offset in offsets.items() if tp not in failed}:
+            self.note("committed", tps=good, ok=True)
+        if failed:
+            self.note("committed", tps={tp: offset for tp, offset in offsets.items() if tp in failed}, ok=False, why=str(failed))
+
+    def let_go(self):
+        if self.mine is None:
+            self.note("error", why="is to let go of what it does not have")
+        self.note("revoked", tps=list(self.mine or ()))
+        self.mine = None
+        # Too late: what it commits then must do nothing.
+        if self.random.random() < 0.1:
+            time.sleep(RELEASE_S + self.random.uniform(0, 4))
+        self.commit()
+        self.requests.send(consumer_pb2.ConsumeRequest(released=consumer_pb2.ConsumeReleased()))

@@ -5,7 +5,7 @@ it sees, as lines of JSON.
 
     clients.py PLAN     where PLAN is JSON: bootstrap, topics (name: partitions), seed, history (a file), producers, groups,
                         members, rate (records per second and producer), callers (producers of the gRPC door, with a reader),
-                        grpc (its addresses);
+                        grpc (its addresses), grpc_members (group: how many of its members, beside others, use the gRPC door);
 perhaps even (partitions in turn), small (all records), tail (false: no reader without a group), metadata_ms (producers ask
 who leads so often)
 
@@ -327,6 +327,10 @@ def main():
         import callers
         writers += [callers.Caller(plan, history, n, encode) for n in range(plan["callers"])]
         readers.append(callers.Tail(plan, history, decode))
+        for group, count in plan["grpc_members"].items():
+            # One of those that are among themselves keeps its place when it comes back in time.
+            named = lambda n: f"{group}-0" if n == 0 and group not in plan["groups"] else None  # noqa: B023, E731
+            readers += [callers.Member(plan, history, f"{group}-grpc-{n}", group, decode, named(n)) for n in range(count)]
     for thread in writers + readers:
         thread.start()
 

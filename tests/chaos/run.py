@@ -33,8 +33,15 @@ RECOVERY_S = 60
 ID_FREE_S = 40
 # Of one broker: the limits of its queues and caches, and what a debug build adds.
 MEMORY_MB = 1_500
-# Checkpoints, collection of garbage and leases at a pace that a short run sees.
-FLAGS = ["--checkpoint-interval", "20s", "--retention-check-interval", "10s", "--retention-delete-grace", "3min",
+# Members of groups by the gRPC door: beside librdkafka's, and among themselves.
+GRPC_MEMBERS = {"g-range": 2, "g-grpc": 2}
+# Of upkeep, counted over all brokers.
+COUNTED = ("compacted_objects", "compacted_runs", "deleted_objects")
+# A run of this length sees compaction.
+COMPACTED_MINUTES = 3
+# Checkpoints, compaction, collection of garbage and leases at a pace that a short run sees.
+FLAGS = ["--checkpoint-interval", "20s", "--retention-check-interval", "10s", "--retention-delete-grace", "2min",
+         "--compaction-interval", "2s", "--compaction-run-bytes", "1MiB", "--compaction-segments", "10", "--compaction-max-wait", "15s",
          "--topics-auto-create", "false", "--group-initial-rebalance-delay", "500ms"]
 
 
@@ -69,6 +76,7 @@ class Run:
         self.begin = time.monotonic()
         self.problems = []  # what is wrong apart from what clients saw
         self.history = folder / "history.jsonl"
+        self.counted = {}  # (broker, name): (its process, the last value, what those before it counted)
         self.cluster = Cluster(folder, arguments.brokers, [*FLAGS, *arguments.flags], arguments.seed)
 
     def note(self, words):
@@ -82,7 +90,7 @@ class Run:
         from faults import Hand, Plan
         self.cluster.start()
         create_topics(self.cluster, TOPICS)
-        self.clients = Clients(self.cluster, self.history, self.arguments.seed, TOPICS, callers=2)
+        self.clients = Clients(self.cluster, self.history, self.arguments.seed, TOPICS, callers=2, grpc_members=GRPC_MEMBERS)
         self.note(f"{self.arguments.brokers} brokers serve")
         plan, hand = Plan(self.arguments.seed, self.arguments.brokers, self.arguments.kinds), Hand(self.cluster)
         self.recover(time.monotonic())
@@ -96,8 +104,13 @@ class Run:
             self.cluster.heal()
             self.revive()
             self.recover(time.monotonic())
+            self.count()
             self.wait(rest_s)
         self.finish()
+        upkeep = {name: int(sum(last + before for (_, counted), (_, last, before) in self.counted.items() if counted == name)) for name in COUNTED}
+        self.note("upkeep: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in upkeep.items()))
+        if not upkeep["compacted_objects"] and self.arguments.minutes >= COMPACTED_MINUTES:
+            self.problem("nothing was compacted")
         stats = self.final_stats["counts"]
         self.note(f"{steps} steps; records: {stats['sent']} sent, {stats['acked']} acknowledged, {stats['given up']} given up")
 
@@ -145,6 +158,17 @@ class Run:
         for broker in self.cluster.brokers:
             if not broker.alive():
                 broker.spawn()
+
+    def count(self):
+        """What the brokers' upkeep did; a process that is gone had done so at least."""
+        for broker in self.cluster.brokers:
+            for name in COUNTED:
+                value = broker.metric(f"esker_upkeep_{name}_total")
+                if value is None:
+                    continue
+                pid, last, before = self.counted.get((broker.host, name), (None, 0, 0))
+                now = broker.process.pid
+                self.counted[broker.host, name] = (now, value, before if pid == now else before + last)
 
     def recover(self, healed):
         """Until every partition has taken a record that was sent after `healed`, of every producer has been taken one, and every
@@ -198,6 +222,7 @@ class Run:
         if not whole:
             self.problem("the final reader did not come to the end")
         self.final_stats = stats
+        self.count()
         self.clients.ask("end")
         for broker in self.cluster.brokers:
             if not broker.process.terminate(60):

@@ -16,8 +16,9 @@ use esker::protocol::grpc::v1::fetch_request::Kind as Asked;
 use esker::protocol::grpc::v1::fetch_response::Kind as Told;
 use esker::protocol::grpc::v1::producer_client::ProducerClient;
 use esker::protocol::grpc::v1::{
-    Acks, DescribeTopicRequest, Error, FetchCredit, FetchData, FetchFrom, FetchOpen, FetchRequest, FetchResponse,
-    Header, InitProducerRequest, Leader, ProduceRequest, ProduceResponse, ProducerState, Reason, Record as GrpcRecord,
+    Acks, ConsumeRequest, ConsumeResponse, DescribeTopicRequest, Error, FetchCredit, FetchData, FetchFrom, FetchOpen,
+    FetchRequest, FetchResponse, Header, InitProducerRequest, Leader, ProduceRequest, ProduceResponse, ProducerState,
+    Reason, Record as GrpcRecord,
 };
 use hyper_util::rt::TokioIo;
 use prost::Message as _;
@@ -106,20 +107,44 @@ struct Details {
 }
 
 /// What a call that failed says: an error of the broker's, or that there is no answer.
-fn failed(status: &Status) -> (Failure, Option<Leader>) {
+pub fn failed(status: &Status) -> (Failure, Option<Leader>) {
     let details = Details::decode(status.details()).map(|found| found.details).unwrap_or_default();
     let error = details.first().and_then(|detail| Error::decode(detail.value.as_slice()).ok());
     error.map_or_else(|| (Failure::NoAnswer(format!("{:?}", status.code())), None), refused)
 }
 
-fn refused(error: Error) -> (Failure, Option<Leader>) {
+pub fn refused(error: Error) -> (Failure, Option<Leader>) {
     let reason = error.reason();
     // A broker that has not heard of a new topic does not know better.
     let retriable = error.retriable || reason == Reason::UnknownTopic;
     (Failure::Told { reason: reason.as_str_name(), retriable }, error.leader)
 }
 
-fn gone() -> Failure {
+/// The records of an answer to who reads at `offset`, and where it reads on.
+pub fn records_of(data: &FetchData, raw: bool, offset: i64) -> (Vec<Record>, i64) {
+    let mut found = Vec::new();
+    if raw {
+        assert!(data.records.is_empty(), "records were not asked for");
+        for batch in whole_batches(data.batches.clone()) {
+            let all = records(&batch).expect("a batch that was served is well-formed");
+            found.extend(all.map(|record| record.expect("a record that was served is well-formed")));
+        }
+        found.retain(|record| record.offset >= offset);
+    } else {
+        found.extend(data.records.iter().map(|record| Record {
+            offset: record.offset,
+            timestamp: record.timestamp_ms.expect("a record that is read has a time"),
+            key: record.key.clone(),
+            value: record.value.clone(),
+            headers: Vec::new(),
+        }));
+    }
+    let after = found.last().map_or(offset, |record| record.offset + 1);
+    assert_eq!(data.next_offset, after, "reading goes on behind the last record");
+    (found, after)
+}
+
+pub fn gone() -> Failure {
     Failure::NoAnswer("the stream has ended".to_owned())
 }
 
@@ -180,6 +205,12 @@ impl Caller {
         if let Some(leader) = self.leaders.get(&key).filter(|_| self.topic_ids.contains_key(topic)) {
             return Ok(*leader);
         }
+        self.look_up(topic).await?;
+        self.leaders.get(&key).copied().ok_or_else(|| Failure::NoAnswer("nobody leads".to_owned()))
+    }
+
+    /// Learns a topic's id and leaders.
+    pub async fn look_up(&mut self, topic: &str) -> Result<(), Failure> {
         let asked = self.any_broker();
         let mut admin = AdminClient::new(self.channel(asked));
         let request = DescribeTopicRequest { name: topic.to_owned() };
@@ -189,7 +220,17 @@ impl Caller {
         for known in found.partitions {
             self.follow(topic, known.partition, known.leader);
         }
-        self.leaders.get(&key).copied().ok_or_else(|| Failure::NoAnswer("nobody leads".to_owned()))
+        Ok(())
+    }
+
+    /// Opens a stream of a group's member, at any broker.
+    pub async fn consume(
+        &mut self,
+        requests: mpsc::Receiver<ConsumeRequest>,
+    ) -> Result<Streaming<ConsumeResponse>, Failure> {
+        let asked = self.any_broker();
+        let mut consumer = ConsumerClient::new(self.channel(asked));
+        self.in_time(asked, async { Ok(consumer.consume(ReceiverStream::new(requests)).await?.into_inner()) }).await
     }
 
     pub async fn init_producer(&mut self) -> Result<(i64, i16), Failure> {
@@ -400,25 +441,7 @@ impl Caller {
     }
 
     fn take(&mut self, topic: &str, offset: i64, mut reading: Reading, data: FetchData) -> Fetched {
-        let mut found = Vec::new();
-        if reading.raw {
-            assert!(data.records.is_empty(), "records were not asked for");
-            for batch in whole_batches(data.batches) {
-                let all = records(&batch).expect("a batch that was served is well-formed");
-                found.extend(all.map(|record| record.expect("a record that was served is well-formed")));
-            }
-            found.retain(|record| record.offset >= offset);
-        } else {
-            found.extend(data.records.into_iter().map(|record| Record {
-                offset: record.offset,
-                timestamp: record.timestamp_ms.expect("a record that is read has a time"),
-                key: record.key,
-                value: record.value,
-                headers: Vec::new(),
-            }));
-        }
-        let after = found.last().map_or(offset, |record| record.offset + 1);
-        assert_eq!(data.next_offset, after, "reading goes on behind the last record");
+        let (found, after) = records_of(&data, reading.raw, offset);
         let fell_from = Some(reading.watermark).filter(|before| *before > data.high_watermark);
         reading.watermark = data.high_watermark;
         reading.next = after;

@@ -6,6 +6,7 @@ mod alone;
 mod caller;
 mod client;
 mod disk;
+mod grpc_members;
 mod history;
 mod ledger;
 mod members;

@@ -1,4 +1,5 @@
 //! Members of consumer groups: they join, share out the partitions, read on from what was committed, commit, leave, vanish.
+//! Those here are Kafka clients; those of the gRPC door ([`crate::grpc_members`]) are in the same groups.
 //!
 //! What is asked of a group: an offset that was committed by the newest generation is where the next owner goes on, whichever
 //! broker coordinates; a generation that is over commits nothing more; no record is left out; after the trouble everything
@@ -6,7 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use kafka_protocol::messages::consumer_protocol_assignment::TopicPartition;
 use kafka_protocol::messages::join_group_request::{JoinGroupRequest, JoinGroupRequestProtocol};
 use kafka_protocol::messages::leave_group_request::{LeaveGroupRequest, MemberIdentity};
 use kafka_protocol::messages::offset_commit_request::{
@@ -16,8 +18,8 @@ use kafka_protocol::messages::offset_fetch_request::{
     OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics,
 };
 use kafka_protocol::messages::sync_group_request::{SyncGroupRequest, SyncGroupRequestAssignment};
-use kafka_protocol::messages::{GroupId, HeartbeatRequest, JoinGroupResponse};
-use kafka_protocol::protocol::{Request, StrBytes};
+use kafka_protocol::messages::{ConsumerProtocolAssignment, GroupId, HeartbeatRequest, JoinGroupResponse};
+use kafka_protocol::protocol::{Decodable as _, Encodable as _, Request, StrBytes};
 
 use crate::client::{Client, Failure, text, topic_name};
 use crate::history::{Commit, Partition};
@@ -135,17 +137,18 @@ impl Member {
         bytes.freeze()
     }
 
-    /// What the leader decides: partitions in turn. Only these members read it.
+    /// What the leader decides: partitions in turn, whatever the name of the assignor says.
     fn assign(&self, joined: &JoinGroupResponse) -> Vec<SyncGroupRequestAssignment> {
         let members: Vec<&StrBytes> = joined.members.iter().map(|member| &member.member_id).collect();
         let share = |index: usize| {
-            let mine = self.partitions.iter().skip(index).step_by(members.len());
-            mine.map(|(topic, partition)| format!("{topic}:{partition}")).collect::<Vec<_>>().join(",")
+            let mut topics: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
+            for (topic, partition) in self.partitions.iter().skip(index).step_by(members.len()) {
+                topics.entry(topic).or_default().push(*partition);
+            }
+            write_assignment(topics)
         };
         let assignment = |(index, id): (usize, &&StrBytes)| {
-            SyncGroupRequestAssignment::default()
-                .with_member_id((*id).clone())
-                .with_assignment(Bytes::from(share(index)))
+            SyncGroupRequestAssignment::default().with_member_id((*id).clone()).with_assignment(share(index))
         };
         members.iter().enumerate().map(assignment).collect()
     }
@@ -155,13 +158,29 @@ fn check(code: i16) -> Result<(), Failure> {
     if code == 0 { Ok(()) } else { Err(Failure::Code(code)) }
 }
 
-fn read_assignment(bytes: &[u8]) -> Vec<Partition> {
-    let text = String::from_utf8_lossy(bytes);
-    let one = |one: &str| {
-        let (topic, partition) = one.split_once(':')?;
-        Some((topic.to_owned(), partition.parse().ok()?))
+/// `ConsumerProtocolAssignment` version 0, behind its version.
+fn write_assignment(topics: BTreeMap<&str, Vec<i32>>) -> Bytes {
+    let topics = topics
+        .into_iter()
+        .map(|(topic, partitions)| TopicPartition::default().with_topic(topic_name(topic)).with_partitions(partitions));
+    let assignment = ConsumerProtocolAssignment::default().with_assigned_partitions(topics.collect());
+    let mut bytes = BytesMut::new();
+    bytes.put_i16(0);
+    assignment.encode(&mut bytes, 0).expect("an assignment encodes");
+    bytes.freeze()
+}
+
+fn read_assignment(mut bytes: Bytes) -> Vec<Partition> {
+    if bytes.is_empty() {
+        return Vec::new();
+    }
+    let version = bytes.get_i16();
+    let assignment = ConsumerProtocolAssignment::decode(&mut bytes, version).expect("an assignment is well-formed");
+    let one = |of: TopicPartition| {
+        let topic = of.topic.to_string();
+        of.partitions.into_iter().map(move |partition| (topic.clone(), partition))
     };
-    text.split(',').filter_map(one).collect()
+    assignment.assigned_partitions.into_iter().flat_map(one).collect()
 }
 
 impl Life {
@@ -177,7 +196,7 @@ impl Life {
     /// Joins, and works until the generation is over.
     async fn generation_of(&mut self, member: &Member) -> Result<End, Failure> {
         let protocol =
-            JoinGroupRequestProtocol::default().with_name(text("in turn")).with_metadata(member.subscription());
+            JoinGroupRequestProtocol::default().with_name(text("range")).with_metadata(member.subscription());
         let request = JoinGroupRequest::default()
             .with_group_id(member.group_id())
             .with_session_timeout_ms(SESSION_TIMEOUT_MS)
@@ -201,7 +220,7 @@ impl Life {
             .with_assignments(if leads { member.assign(&joined) } else { Vec::new() });
         let synced = self.ask(member, SYNC_VERSION, &request).await?;
         check(synced.error_code)?;
-        let mine = read_assignment(&synced.assignment);
+        let mine = read_assignment(synced.assignment);
         self.office.world.trace(&self.who, format_args!("generation {}: {mine:?}", self.generation));
         self.take_up(member, &mine).await?;
         self.work(member).await
@@ -390,7 +409,7 @@ impl Life {
 ///
 /// A generation's commits come from one owner of the partition, in order. The newest generation with an acknowledged commit
 /// decides: its own growing offsets, those of later ones, or one without an answer, which may have been late.
-fn may_be_found(before: &[Commit], tried: &[Commit], offset: i64) -> bool {
+pub fn may_be_found(before: &[Commit], tried: &[Commit], offset: i64) -> bool {
     let newest = before.iter().filter(|commit| commit.told == Some(true)).map(|commit| commit.generation).max();
     let Some(newest) = newest else {
         return offset == -1 || tried.iter().any(|commit| commit.offset == offset);

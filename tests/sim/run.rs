@@ -14,6 +14,7 @@ use futures::FutureExt as _;
 
 use crate::alone;
 use crate::caller::Way;
+use crate::grpc_members;
 use crate::history::{History, Partition};
 use crate::members::Member;
 use crate::meta::Registry;
@@ -344,10 +345,15 @@ fn make_trouble(theatre: &mut Theatre, office: &Office, plan: Plan) -> u64 {
 
 fn spawn_members(theatre: &Theatre, office: &Office, partitions: &[Partition]) {
     let (ledger, journal): (Vec<_>, Vec<_>) = partitions.iter().cloned().partition(|(topic, _)| topic == "ledger");
-    for (group, partitions, members) in [("watchers", &ledger, 3), ("auditors", &journal, 2)] {
+    for (group, partitions, members) in [("watchers", &ledger, 4), ("auditors", &journal, 2)] {
         for number in 0..members {
             let member = Member { group: group.to_owned(), number, partitions: partitions.clone() };
-            theatre.clients.handle().spawn(member.run(office.clone()));
+            // Whoever leads a group deals out to members of both doors.
+            if office.world.happens(0.5) {
+                theatre.clients.handle().spawn(grpc_members::run(member, office.clone()));
+            } else {
+                theatre.clients.handle().spawn(member.run(office.clone()));
+            }
         }
     }
 }
