@@ -399,7 +399,7 @@ class Member(threading.Thread):
         """One call, from joining to leaving."""
         begin = consumer_pb2.ConsumeOpen(group=self.group, topics=list(self.plan["topics"]), credit_bytes=200_000, session_timeout_ms=6_000,
                                          release_timeout_ms=RELEASE_S * 1_000, instance_id=self.instance)
-        self.requests, self.mine, self.done, self.open = Requests(consumer_pb2.ConsumeRequest(open=begin)), None, {}, collections.deque()
+        self.requests, self.mine, self.done, self.open = Requests(consumer_pb2.ConsumeRequest(open=begin)), None, {}, {}
         self.committed, self.commits = time.monotonic(), 0
         answers = consumer_pb2_grpc.ConsumerStub(channel).Consume(iter(self.requests))
         over = threading.Event()
@@ -468,14 +468,16 @@ class Member(threading.Thread):
             return
         self.commits += 1
         offsets = [place(tp, offset) for tp, offset in self.done.items()]
-        self.open.append((self.commits, self.done))
+        self.open[self.commits] = self.done
         self.requests.send(consumer_pb2.ConsumeRequest(commit=consumer_pb2.ConsumeCommit(id=self.commits, offsets=offsets)))
         self.done, self.committed = {}, time.monotonic()
 
     def answered(self, committed):
-        number, offsets = self.open.popleft()
-        if number != committed.id:
-            self.note("error", why=f"commit {committed.id} was answered before {number}")
+        # One that is refused is answered before those on their way.
+        offsets = self.open.pop(committed.id, None)
+        if offsets is None:
+            self.note("error", why=f"an answer to commit {committed.id}, which waits for none")
+            return
         failed = {f"{one.topic}/{one.partition}": common_pb2.Reason.Name(one.error.reason) for one in committed.failed}
         if good := {tp: offset for tp, offset in offsets.items() if tp not in failed}:
             self.note("committed", tps=good, ok=True)

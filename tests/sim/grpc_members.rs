@@ -2,10 +2,10 @@
 //! commits, lets go. They are in the groups of [`crate::members`], beside Kafka clients.
 //!
 //! Asked beside what is asked of those: data is of partitions that the client was told last, in order from where it was told, and
-//! none comes between `revoking` and the next `assigned`; each commit is answered once, in order; a commit of partitions that
-//! have gone to others does nothing.
+//! none comes between `revoking` and the next `assigned`; each commit is answered once; one of partitions that have gone to others
+//! does nothing.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use esker::base::TopicPartition;
@@ -50,17 +50,11 @@ struct Place {
     committed: i64,
 }
 
-/// A commit without an answer: which of the history's tries it is of each partition.
-struct Open {
-    id: u64,
-    tries: Vec<(Partition, usize)>,
-}
-
 /// One call of a member's client.
 struct Call<'a> {
     office: &'a Office,
     caller: &'a Caller,
-    group: &'a str,
+    member: &'a Member,
     who: &'a str,
     requests: mpsc::Sender<ConsumeRequest>,
     raw: bool,
@@ -71,7 +65,8 @@ struct Call<'a> {
     /// Those it was told last.
     places: BTreeMap<Partition, Place>,
     ids: u64,
-    open: VecDeque<Open>,
+    /// Commits without an answer: which of the history's tries each is of its partitions.
+    open: BTreeMap<u64, Vec<(Partition, usize)>>,
     /// Credit that was used and not given back yet.
     used: u64,
 }
@@ -81,8 +76,10 @@ pub async fn run(member: Member, office: Office) {
     let _busy = office.begin();
     let mut caller = office.caller(Way::Calls);
     let who = format!("{} gRPC member {}", member.group, member.number);
+    // Some come back under the name that they had.
+    let instance = (member.number == 0 && office.world.happens(0.5)).then(|| format!("{}-0", member.group));
     loop {
-        let failure = match one_call(&member, &office, &mut caller, &who).await {
+        let failure = match one_call(&member, &office, &mut caller, &who, instance.as_deref()).await {
             Ok(End::Done) => return,
             Ok(End::Anew) => {
                 office.pause(50, 2_000).await;
@@ -91,14 +88,22 @@ pub async fn run(member: Member, office: Office) {
             Err(failure) => failure,
         };
         office.world.trace(&who, format_args!("{failure:?}"));
-        if !office.may_repeat(&who, &failure) {
+        // A call that it gave up, of which the broker does not know that, may come back under its name.
+        let fenced = instance.is_some() && matches!(failure, Failure::Told { reason: "REASON_CONFLICT", .. });
+        if !fenced && !office.may_repeat(&who, &failure) {
             return;
         }
         office.pause(50, 300).await;
     }
 }
 
-async fn one_call(member: &Member, office: &Office, caller: &mut Caller, who: &str) -> Result<End, Failure> {
+async fn one_call(
+    member: &Member,
+    office: &Office,
+    caller: &mut Caller,
+    who: &str,
+    instance: Option<&str>,
+) -> Result<End, Failure> {
     let topics: BTreeSet<&String> = member.partitions.iter().map(|(topic, _)| topic).collect();
     for topic in &topics {
         if caller.topic_id(topic).is_nil() {
@@ -112,6 +117,7 @@ async fn one_call(member: &Member, office: &Office, caller: &mut Caller, who: &s
         reset: Reset::Earliest.into(),
         raw_batches: raw,
         credit_bytes: office.world.between(500, 20_000),
+        instance_id: instance.map(str::to_owned),
         session_timeout_ms: SESSION_TIMEOUT_MS,
         release_timeout_ms,
         ..ConsumeOpen::default()
@@ -123,7 +129,7 @@ async fn one_call(member: &Member, office: &Office, caller: &mut Caller, who: &s
     let call = Call {
         office,
         caller,
-        group: &member.group,
+        member,
         who,
         requests,
         raw,
@@ -132,7 +138,7 @@ async fn one_call(member: &Member, office: &Office, caller: &mut Caller, who: &s
         generation: -1,
         places: BTreeMap::new(),
         ids: 0,
-        open: VecDeque::new(),
+        open: BTreeMap::new(),
         used: 0,
     };
     call.run(answers).await
@@ -185,7 +191,7 @@ impl Call<'_> {
     }
 
     fn key(&self, partition: &Partition) -> (String, Partition) {
-        (self.group.to_owned(), partition.clone())
+        (self.member.group.clone(), partition.clone())
     }
 
     async fn take(&mut self, answer: ConsumeResponse) -> Result<(), Failure> {
@@ -297,15 +303,16 @@ impl Call<'_> {
             self.places.entry(partition.clone()).and_modify(|place| place.committed = offset);
             tries.push((partition, number));
         }
-        self.open.push_back(Open { id: self.ids, tries });
+        self.open.insert(self.ids, tries);
     }
 
     fn committed(&mut self, committed: &ConsumeCommitted) {
         self.office.world.trace(self.who, format_args!("committed: {committed:?}"));
-        let Some(open) = self.open.pop_front().filter(|open| open.id == committed.id) else {
-            return self.wrong(format_args!("an answer to commit {}, which is not the next", committed.id));
+        // One that is refused is answered before those on their way.
+        let Some(tries) = self.open.remove(&committed.id) else {
+            return self.wrong(format_args!("an answer to commit {}, which waits for none", committed.id));
         };
-        for (partition, number) in open.tries {
+        for (partition, number) in tries {
             let failed = committed.failed.iter().find(|one| one.topic == partition.0 && one.partition == partition.1);
             let key = self.key(&partition);
             let commit = self.office.history.with(|known| {
@@ -345,7 +352,7 @@ impl Call<'_> {
             let end = self.office.ledger.end(TopicPartition::new(self.caller.topic_id(topic), *index));
             place.next >= end && place.committed == place.next
         };
-        self.open.is_empty() && self.places.iter().all(committed)
+        self.open.is_empty() && self.places.iter().all(committed) && self.member.group_is_done(self.office)
     }
 
     /// Closes its requests, and hears the rest.

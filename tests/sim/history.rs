@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use uuid::Uuid;
 
 /// One record: which producer's, and its how manieth.
 pub type RecordId = (u32, u64);
@@ -48,6 +49,8 @@ pub struct Known {
     pub committed: BTreeMap<String, (i64, i64)>,
     /// Every try of a group to commit an offset, in order.
     pub commits: BTreeMap<(String, Partition), Vec<Commit>>,
+    /// The ids of topics that were read.
+    pub topics: BTreeMap<String, Uuid>,
     /// Offsets that members of a group were given.
     pub delivered: BTreeMap<(String, Partition), BTreeSet<i64>>,
     /// The lowest and the highest high watermark that was told under a leader epoch.

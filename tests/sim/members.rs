@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use kafka_protocol::messages::consumer_protocol_assignment::TopicPartition;
+use esker::base::TopicPartition;
+use kafka_protocol::messages::consumer_protocol_assignment::TopicPartition as Dealt;
 use kafka_protocol::messages::join_group_request::{JoinGroupRequest, JoinGroupRequestProtocol};
 use kafka_protocol::messages::leave_group_request::{LeaveGroupRequest, MemberIdentity};
 use kafka_protocol::messages::offset_commit_request::{
@@ -123,6 +124,19 @@ impl Member {
         GroupId(text(&self.group))
     }
 
+    /// Whether the group was given the last records of all its partitions. Before, nobody stays away for good: who has a
+    /// partition may be a member that died.
+    pub fn group_is_done(&self, office: &Office) -> bool {
+        office.history.with(|known| {
+            self.partitions.iter().all(|partition| {
+                let Some(id) = known.topics.get(&partition.0) else { return false };
+                let end = office.ledger.end(TopicPartition::new(*id, partition.1));
+                let given = known.delivered.get(&(self.group.clone(), partition.clone()));
+                end == 0 || given.is_some_and(|given| given.contains(&(end - 1)))
+            })
+        })
+    }
+
     /// `ConsumerProtocolSubscription` version 0.
     fn subscription(&self) -> Bytes {
         let topics: BTreeSet<&String> = self.partitions.iter().map(|(topic, _)| topic).collect();
@@ -162,7 +176,7 @@ fn check(code: i16) -> Result<(), Failure> {
 fn write_assignment(topics: BTreeMap<&str, Vec<i32>>) -> Bytes {
     let topics = topics
         .into_iter()
-        .map(|(topic, partitions)| TopicPartition::default().with_topic(topic_name(topic)).with_partitions(partitions));
+        .map(|(topic, partitions)| Dealt::default().with_topic(topic_name(topic)).with_partitions(partitions));
     let assignment = ConsumerProtocolAssignment::default().with_assigned_partitions(topics.collect());
     let mut bytes = BytesMut::new();
     bytes.put_i16(0);
@@ -176,7 +190,7 @@ fn read_assignment(mut bytes: Bytes) -> Vec<Partition> {
     }
     let version = bytes.get_i16();
     let assignment = ConsumerProtocolAssignment::decode(&mut bytes, version).expect("an assignment is well-formed");
-    let one = |of: TopicPartition| {
+    let one = |of: Dealt| {
         let topic = of.topic.to_string();
         of.partitions.into_iter().map(move |partition| (topic.clone(), partition))
     };
@@ -290,7 +304,7 @@ impl Life {
                 self.commit(member).await?;
             }
             if self.office.enough() {
-                if at_the_end {
+                if at_the_end && member.group_is_done(&self.office) {
                     self.commit(member).await?;
                     self.leave(member).await;
                     return Ok(End::Done);

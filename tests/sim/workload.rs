@@ -278,6 +278,7 @@ pub enum Step {
 /// Judges what a fetch from `position` brought.
 pub fn take_records(office: &Office, who: &str, partition: &Partition, position: i64, fetched: &Fetched) -> Step {
     let end = fetched.high_watermark;
+    office.history.with(|known| known.topics.insert(partition.0.clone(), fetched.topic_id));
     let wrong = |what: String| {
         office.history.wrong(format!("{who}: {what}"));
         Step::Wrong
