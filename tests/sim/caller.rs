@@ -399,7 +399,7 @@ impl Caller {
             Ok(Ok(Some(answer))) => Ok(answer.kind.expect("an answer is of some kind")),
         };
         let leader = match answer {
-            Ok(Told::Data(data)) => return Ok(self.take(topic, offset, reading, data)),
+            Ok(Told::Data(data)) => return Ok(self.take(topic, offset, reading, &data)),
             Ok(Told::End(end)) => {
                 assert_eq!(end.next_offset, offset, "the end is where the reader is");
                 return Ok(self.fetched(topic, offset, Vec::new()));
@@ -440,8 +440,8 @@ impl Caller {
         Ok(Reading { requests, answers, next: offset, watermark: 0, raw, used: 0 })
     }
 
-    fn take(&mut self, topic: &str, offset: i64, mut reading: Reading, data: FetchData) -> Fetched {
-        let (found, after) = records_of(&data, reading.raw, offset);
+    fn take(&mut self, topic: &str, offset: i64, mut reading: Reading, data: &FetchData) -> Fetched {
+        let (found, after) = records_of(data, reading.raw, offset);
         let fell_from = Some(reading.watermark).filter(|before| *before > data.high_watermark);
         reading.watermark = data.high_watermark;
         reading.next = after;

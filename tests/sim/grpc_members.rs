@@ -291,7 +291,7 @@ impl Call<'_> {
             return;
         }
         self.office.world.trace(self.who, format_args!("commits {new:?} as {}", self.ids));
-        let mut tries = Vec::new();
+        let mut open = Vec::new();
         for (partition, offset) in new {
             let commit = Commit { generation: self.generation, offset, told: None };
             let key = self.key(&partition);
@@ -301,9 +301,9 @@ impl Call<'_> {
                 tried.len() - 1
             });
             self.places.entry(partition.clone()).and_modify(|place| place.committed = offset);
-            tries.push((partition, number));
+            open.push((partition, number));
         }
-        self.open.insert(self.ids, tries);
+        self.open.insert(self.ids, open);
     }
 
     fn committed(&mut self, committed: &ConsumeCommitted) {

@@ -27,9 +27,9 @@ use parking_lot::Mutex;
 use run::{Mutant, Outcome, Plan, Script};
 
 /// Seeds that are always run.
-const FIXED: std::ops::Range<u64> = 1..7;
+const FIXED: std::ops::Range<u64> = 1..5;
 /// Fresh ones, unless `ESKER_SIM_SEEDS` says how many.
-const FRESH: u64 = 4;
+const FRESH: u64 = 3;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -139,7 +139,7 @@ fn both(plans: [Plan; 2]) -> [Outcome; 2] {
 #[test]
 fn one_seed_is_one_history() {
     let mut histories = Vec::new();
-    for brokers in 1..=4 {
+    for brokers in [1, 4, 3] {
         let plan = Plan { brokers, ..Plan::new(42) };
         let [first, second] = both([plan, plan]);
         assert!(first.acknowledged > 0);
