@@ -128,6 +128,15 @@ fn a_broker_that_slept_does_not_call_a_good_offset_out_of_range() {
     assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
 }
 
+/// A client that lets go so late that its partitions are to go a second time commits nothing for those of the first.
+#[test]
+fn a_client_that_is_late_twice_commits_nothing() {
+    for seed in [156, 160] {
+        let outcome = run_alone(Plan { brokers: 3, ..Plan::new(seed) });
+        assert!(outcome.violations.is_empty(), "seed {seed}: {:#?}", outcome.violations);
+    }
+}
+
 /// Two runs at a time, as a machine has two cores.
 fn both(plans: [Plan; 2]) -> [Outcome; 2] {
     std::thread::scope(|scope| {

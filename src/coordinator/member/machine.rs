@@ -423,6 +423,7 @@ impl Member {
         let refused = match self.state {
             // The client has not heard that its partitions were dealt out anew, and speaks of those that it had.
             State::Stable if self.owed > 0 => Some(Kafka::RebalanceInProgress),
+            State::Releasing { .. } if self.owed > 1 => Some(Kafka::RebalanceInProgress),
             State::Stable | State::Releasing { lost: false, .. } if self.commits.len() < MAX_COMMITS => None,
             State::Stable | State::Releasing { lost: false, .. } => Some(Kafka::ThrottlingQuotaExceeded),
             // The partitions may be another's.
