@@ -27,6 +27,10 @@ pub enum Verdict {
 ///
 /// A producer that is not known (its state expired, or its records are gone) may start with any sequence; a new epoch
 /// starts at sequence 0.
+///
+/// A batch from before those that are remembered is out of order, as Kafka has it, and not "written before": whether it was
+/// written is not known, for the producer may not have begun at sequence 0 here. Clients take that answer for success, so it
+/// would lose records; out of order they are told of. Whoever has at most [`PRODUCER_BATCHES`] unanswered never meets it.
 pub fn judge(known: Option<&ProducerState>, header: &BatchHeader) -> Verdict {
     if !header.has_producer_id() {
         return Verdict::Accept;

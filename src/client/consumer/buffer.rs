@@ -1,6 +1,6 @@
 //! What was read and is not taken yet: bounded in bytes, decoded when it is taken, and credit for the broker when it was.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -83,13 +83,15 @@ pub struct Reader {
     records: VecDeque<ConsumerRecord>,
     error: Option<Error>,
     chunk: Option<Chunk>,
+    /// Partitions that could not be read on, until the next assignment: what follows would leave records out unseen.
+    damaged: BTreeSet<(Arc<str>, i32)>,
 }
 
 /// A buffer of so many bytes in so many messages.
 pub fn buffer(limit_bytes: usize, messages: usize) -> (Writer, Reader) {
     let (sender, receiver) = mpsc::channel(messages);
     let writer = Writer { queue: sender, room: Arc::new(Semaphore::new(limit_bytes)), limit_bytes };
-    (writer, Reader { queue: receiver, records: VecDeque::new(), error: None, chunk: None })
+    (writer, Reader { queue: receiver, records: VecDeque::new(), error: None, chunk: None, damaged: BTreeSet::new() })
 }
 
 /// Nobody reads any more.
@@ -148,10 +150,17 @@ impl Reader {
                 None => return Poll::Ready(None),
                 Some(Queued::End) => self.queue.close(),
                 Some(Queued::Failed(error)) => return Poll::Ready(Some(Item::Failed(error))),
-                Some(Queued::Assigned(partitions)) => return Poll::Ready(Some(Item::Assigned(partitions))),
+                Some(Queued::Assigned(partitions)) => {
+                    self.damaged.clear();
+                    return Poll::Ready(Some(Item::Assigned(partitions)));
+                }
                 Some(Queued::Revoking) => return Poll::Ready(Some(Item::Revoking)),
                 Some(Queued::Chunk(chunk)) => {
-                    self.error = decode(&chunk, &mut self.records).err();
+                    let of = (chunk.topic.clone(), chunk.data.partition);
+                    if !self.damaged.contains(&of) {
+                        self.error = decode(&chunk, &mut self.records).err();
+                        self.damaged.extend(self.error.is_some().then_some(of));
+                    }
                     self.chunk = Some(chunk);
                 }
             }

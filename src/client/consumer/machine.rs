@@ -23,6 +23,9 @@ const RETRY_FIRST_MS: u64 = 20;
 /// up to this.
 const RETRY_MOST_MS: u64 = 1_000;
 
+/// A topic or a partition that no broker knows for so long is not there, in milliseconds: one broker hears of it before another.
+const MISSING_MS: u64 = 2_000;
+
 /// What is to be read: a partition, or all of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
@@ -71,6 +74,8 @@ pub struct Machine {
     /// Topics of which all partitions are wanted, and that were not found yet.
     whole: BTreeMap<Arc<str>, (Start, State, u32, u64)>,
     places: BTreeMap<(Arc<str>, i32), Place>,
+    /// Topics, and partitions of them, that brokers do not know, and since when.
+    missing: BTreeMap<(Arc<str>, Option<i32>), u64>,
     broken: HashMap<Arc<str>, u32>,
     streams: BTreeMap<u64, (Option<Arc<str>>, bool)>,
     next_stream: u64,
@@ -87,8 +92,8 @@ impl Machine {
                 Some(partition) => drop(places.insert((topic, partition), Place::new(start))),
             }
         }
-        let (broken, streams) = (HashMap::default(), BTreeMap::new());
-        Self { stop_at_end, whole, places, broken, streams, next_stream: 1, ended: false }
+        let (missing, broken, streams) = (BTreeMap::new(), HashMap::default(), BTreeMap::new());
+        Self { stop_at_end, whole, places, missing, broken, streams, next_stream: 1, ended: false }
     }
 
     /// What is to be done now, and when to ask again at the latest.
@@ -161,8 +166,17 @@ impl Machine {
         now_ms: u64,
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
+        let of_topic = (topic.clone(), None);
+        let passes = match &leaders {
+            Err(error) if error.is_not_found() => may_pass(&mut self.missing, of_topic, now_ms),
+            Err(error) => error.is_retriable(),
+            Ok(_) => {
+                self.missing.remove(&of_topic);
+                true
+            }
+        };
         match leaders {
-            Err(error) if !error.is_retriable() => {
+            Err(error) if !passes => {
                 let whole = self.whole.remove(topic).is_some();
                 let places = self.places.range_mut((topic.clone(), i32::MIN)..=(topic.clone(), i32::MAX));
                 let mut open = 0;
@@ -191,15 +205,19 @@ impl Machine {
                         self.places.entry((topic.clone(), partition)).or_insert_with(place);
                     }
                 }
+                let missing = &mut self.missing;
                 let places = self.places.range_mut((topic.clone(), i32::MIN)..=(topic.clone(), i32::MAX));
                 for ((_, partition), place) in places.filter(|(_, place)| place.state == State::Asked) {
+                    let of_place = (topic.clone(), Some(*partition));
                     match usize::try_from(*partition).ok().and_then(|at| leaders.get(at)) {
                         Some(Some(leader)) => {
+                            missing.remove(&of_place);
                             let broken = self.broken.get_mut(leader).filter(|broken| **broken >= LEAVE_AFTER);
                             let leave = broken.map(|broken| *broken = 0).is_some();
                             place.state = State::Found((!leave).then(|| leader.clone()));
                         }
                         Some(None) => place.lose(now_ms),
+                        None if may_pass(missing, of_place, now_ms) => place.lose(now_ms),
                         None => {
                             place.state = State::Ended;
                             let why = format!("topic {topic} has no partition {partition}");
@@ -261,6 +279,24 @@ impl Machine {
         None
     }
 
+    /// A message of a stream is larger than this client takes: asked for again, it would come again. Returns what to tell the
+    /// program.
+    pub fn on_too_large(&mut self, stream: u64, why: &str) -> Option<Error> {
+        let open = self.places.iter_mut().filter(|(_, place)| place.state == State::Open(stream));
+        let ended = open.map(|((topic, partition), place)| {
+            place.state = State::Ended;
+            format!("{topic}-{partition}")
+        });
+        let ended: Vec<String> = ended.collect();
+        (!ended.is_empty()).then(|| {
+            let ended = ended.join(", ");
+            Error::new(
+                Reason::TooLarge,
+                format!("an answer with records of one of {ended} is too large to be read: {why}"),
+            )
+        })
+    }
+
     /// A stream ended, in whatever way; nothing of it comes any more.
     pub fn on_broken(&mut self, stream: u64, now_ms: u64) {
         let Some((to, _)) = self.streams.remove(&stream) else { return };
@@ -290,6 +326,11 @@ impl Place {
         self.not_before_ms = now_ms + pause_ms(self.failures);
         self.failures = self.failures.saturating_add(1);
     }
+}
+
+/// Whether what a broker does not know is long missing.
+fn may_pass(missing: &mut BTreeMap<(Arc<str>, Option<i32>), u64>, what: (Arc<str>, Option<i32>), now_ms: u64) -> bool {
+    now_ms.saturating_sub(*missing.entry(what).or_insert(now_ms)) < MISSING_MS
 }
 
 fn pause_ms(failures: u32) -> u64 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::buffer::{Credit, Gone, MESSAGES, Reader, Writer, buffer};
 use super::machine::{Effect, Machine, Wanted};
@@ -15,6 +15,7 @@ use crate::base::HashMap;
 use crate::client::connections::MAX_MESSAGE_BYTES;
 use crate::client::metadata::TopicView;
 use crate::client::{Error, Shared};
+use crate::protocol::grpc::detail;
 use crate::protocol::grpc::v1::consumer_client::ConsumerClient;
 use crate::protocol::grpc::v1::fetch_from::Start as From;
 use crate::protocol::grpc::v1::fetch_request::Kind as Asked;
@@ -25,6 +26,7 @@ enum Event {
     Leaders(Arc<str>, Result<Arc<TopicView>, Error>),
     Told(u64, Told),
     Broken(u64),
+    TooLarge(u64, String),
 }
 
 /// Reads until `end`.
@@ -99,6 +101,13 @@ impl Driver {
                     self.writer.failed(error).await?;
                 }
             }
+            Event::TooLarge(stream, why) => {
+                if let Some(error) = self.machine.on_too_large(stream, &why) {
+                    self.writer.failed(error).await?;
+                }
+                self.credits.remove(&stream);
+                self.machine.on_broken(stream, now_ms);
+            }
             Event::Broken(stream) => {
                 self.credits.remove(&stream);
                 self.machine.on_broken(stream, now_ms);
@@ -135,10 +144,17 @@ impl Driver {
                 };
                 let (shared, events) = (self.shared.clone(), self.events.clone());
                 self.spawn(async move {
-                    if let Err(status) = read(&shared, to.as_deref(), stream, open, &credit, &events).await {
-                        tracing::debug!(?to, %status, "a stream of records broke");
+                    match read(&shared, to.as_deref(), stream, open, &credit, &events).await {
+                        Ok(()) => Event::Broken(stream),
+                        // Brokers say this of offsets, with a detail; without one it is this end that refused a message.
+                        Err(status) if status.code() == Code::OutOfRange && detail(&status).is_none() => {
+                            Event::TooLarge(stream, status.message().to_owned())
+                        }
+                        Err(status) => {
+                            tracing::debug!(?to, %status, "a stream of records broke");
+                            Event::Broken(stream)
+                        }
                     }
-                    Event::Broken(stream)
                 });
             }
         }

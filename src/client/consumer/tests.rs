@@ -3,12 +3,16 @@ mod scripted;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::Start;
+use super::buffer::{Credit, Item, buffer};
 use super::machine::{Effect, Machine, Wanted};
 use crate::client::{Error, Reason};
+use crate::protocol::batch::build_batch;
 use crate::protocol::grpc::v1;
+use crate::protocol::grpc::v1::FetchData;
 use crate::protocol::grpc::v1::fetch_from;
 
 fn topic() -> Arc<str> {
@@ -100,8 +104,80 @@ fn what_cannot_be_read_is_told_and_when_all_has_ended_so_has_the_consumer() {
     let mut nowhere = Machine::new(all(Start::Earliest), false);
     nowhere.poll(0);
     let missing = Error::new(Reason::UnknownTopic, "no such topic");
-    assert_eq!(nowhere.on_leaders(&topic(), Err(missing.clone()), 0), [Effect::Fail(missing)]);
-    assert_eq!(nowhere.poll(0).0, [Effect::End]);
+    assert!(nowhere.on_leaders(&topic(), Err(missing.clone()), 0).is_empty(), "another broker may have heard of it");
+    assert_eq!(nowhere.poll(1_000).0, [Effect::FindLeaders { topic: topic() }]);
+    assert_eq!(nowhere.on_leaders(&topic(), Err(missing.clone()), 2_000), [Effect::Fail(missing)]);
+    assert_eq!(nowhere.poll(2_000).0, [Effect::End]);
+}
+
+#[test]
+fn what_a_broker_has_not_heard_of_is_asked_for_again() {
+    let mut machine = Machine::new(all(Start::Offset(3)), false);
+    machine.poll(0);
+    machine.on_leaders(&topic(), Ok(&leaders(&["a:1", "a:1"])), 0);
+    assert_eq!(opened(&mut machine, 0).len(), 1);
+    machine.on_broken(1, 0);
+    machine.poll(100);
+    let told = machine.on_leaders(&topic(), Ok(&leaders(&["a:1"])), 100);
+    assert!(told.is_empty(), "its picture is older than partition 1");
+    machine.poll(200);
+    assert!(machine.on_leaders(&topic(), Err(Error::new(Reason::UnknownTopic, "")), 200).is_empty());
+    machine.poll(1_000);
+    machine.on_leaders(&topic(), Ok(&leaders(&["a:1", "b:1"])), 1_000);
+    let read: usize = opened(&mut machine, 2_000).iter().map(|(_, _, from)| from.len()).sum();
+    assert_eq!(machine.streams(), 2);
+    assert!(read > 0);
+    // The time of a later absence counts from there.
+    for stream in [2, 3] {
+        machine.on_broken(stream, 60_000);
+    }
+    machine.poll(61_000);
+    assert!(machine.on_leaders(&topic(), Ok(&leaders(&["a:1"])), 61_000).is_empty());
+}
+
+#[test]
+fn a_message_that_is_too_large_is_not_asked_for_again() {
+    let mut machine = Machine::new(all(Start::Offset(3)), false);
+    machine.poll(0);
+    machine.on_leaders(&topic(), Ok(&leaders(&["a:1", "b:1"])), 0);
+    assert_eq!(opened(&mut machine, 0).len(), 2);
+    let told = machine.on_too_large(1, "300 MiB").unwrap();
+    assert_eq!((told.reason(), told.is_retriable()), (Reason::TooLarge, false));
+    assert!(told.to_string().contains("t-0"), "{told}");
+    machine.on_broken(1, 0);
+    assert!(machine.poll(10_000).0.is_empty(), "only the other partition is read on");
+    assert!(machine.on_too_large(1, "300 MiB").is_none());
+}
+
+fn chunk(partition: i32, batches: Vec<u8>) -> FetchData {
+    FetchData { topic: "t".to_owned(), partition, batches: batches.into(), bytes: 10, ..FetchData::default() }
+}
+
+#[tokio::test]
+async fn nothing_is_read_behind_what_cannot_be() {
+    let good = build_batch(&[(None, Some(Bytes::from_static(b"v")))], 1).to_vec();
+    let mut damaged = good.clone();
+    damaged.truncate(good.len() - 1);
+    let (writer, mut reader) = buffer(1_000, 10);
+    let credit = Arc::new(Credit::default());
+    let cut = [good.clone(), damaged].concat();
+    for (partition, batches) in [(0, cut), (0, good.clone()), (1, good.clone()), (0, good.clone())] {
+        writer.data(topic(), 0, chunk(partition, batches), credit.clone()).await.unwrap();
+    }
+    writer.assigned(Vec::new()).await.unwrap();
+    writer.data(topic(), 0, chunk(0, good), credit.clone()).await.unwrap();
+    drop(writer);
+    let mut met = Vec::new();
+    while let Some(item) = std::future::poll_fn(|context| reader.poll_item(context)).await {
+        met.push(match item {
+            Item::Record(record) => record.partition.to_string(),
+            Item::Failed(error) => format!("{:?}", error.reason()),
+            Item::Assigned(_) => "assigned".to_owned(),
+            Item::Revoking => "revoking".to_owned(),
+        });
+    }
+    assert_eq!(met, ["0", "Corrupt", "1", "assigned", "0"]);
+    assert_eq!(credit.take(), 50, "what is left out is paid for");
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -3,12 +3,16 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::super::{Error, Reason};
 use super::batch::Batch;
 
 /// Longest first pause before something is tried again, in milliseconds; it doubles,
 const RETRY_FIRST_MS: u64 = 20;
 /// up to this.
 const RETRY_MOST_MS: u64 = 1_000;
+
+/// A topic or a partition that brokers do not know for so long is not there, in milliseconds: one hears of it before another.
+const MISSING_MS: u64 = 2_000;
 
 /// How a lane's batches get to the leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +37,8 @@ pub struct Lane<T> {
     pub under_way: VecDeque<Batch<T>>,
     pub route: Route,
     pub failures: u32,
+    /// Since when brokers do not know the topic, or the partition.
+    pub missing_since_ms: Option<u64>,
     /// Nothing is sent before.
     pub not_before_ms: u64,
     pub identity: Option<i64>,
@@ -70,6 +76,7 @@ impl<T> Lane<T> {
             under_way: VecDeque::new(),
             route: Route::Unknown,
             failures: 0,
+            missing_since_ms: None,
             not_before_ms: 0,
             identity: None,
             spent_identity: None,
@@ -80,6 +87,21 @@ impl<T> Lane<T> {
             dirty: false,
             wake_ms: None,
         }
+    }
+
+    pub fn no_such_partition(&self) -> Error {
+        let why = format!("topic {} has no partition {}", self.topic, self.partition);
+        Error::new(Reason::UnknownPartition, why)
+    }
+
+    /// A broker does not know the topic, or the partition: whether it is not there. It may be behind the others.
+    pub fn is_missing(&mut self, now_ms: u64) -> bool {
+        let since_ms = *self.missing_since_ms.get_or_insert(now_ms);
+        let missing = now_ms.saturating_sub(since_ms) >= MISSING_MS;
+        if missing {
+            self.missing_since_ms = None;
+        }
+        missing
     }
 
     /// Something failed: nothing is sent for a while, longer each time.

@@ -221,15 +221,16 @@ impl<T> Machine<T> {
             self.lanes[at].route = Route::Unknown;
             match leaders {
                 Ok(leaders) => match usize::try_from(self.lanes[at].partition).ok().and_then(|p| leaders.get(p)) {
-                    Some(Some(leader)) => self.set_leader(at, leader.clone(), now_ms),
-                    Some(None) => self.back_off(at, now_ms),
-                    None => {
-                        let (topic, partition) = (self.lanes[at].topic.clone(), self.lanes[at].partition);
-                        let why = format!("topic {topic} has no partition {partition}");
-                        self.fail_lane(at, &Error::new(Reason::UnknownPartition, why));
+                    Some(leader) => {
+                        self.lanes[at].missing_since_ms = None;
+                        match leader {
+                            Some(leader) => self.set_leader(at, leader.clone(), now_ms),
+                            None => self.back_off(at, now_ms),
+                        }
                     }
+                    None => self.miss_lane(at, &self.lanes[at].no_such_partition(), now_ms),
                 },
-                Err(error) if error.is_not_found() => self.fail_lane(at, error),
+                Err(error) if error.is_not_found() => self.miss_lane(at, error, now_ms),
                 Err(_) => self.back_off(at, now_ms),
             }
         }
@@ -501,6 +502,14 @@ impl<T> Machine<T> {
         while let Some(batch) = self.lanes[at].waiting.pop_front_if(|batch| batch.give_up_ms <= now_ms) {
             let why = why(&self.lanes[at]);
             self.fail(at, batch, why);
+        }
+    }
+
+    fn miss_lane(&mut self, at: usize, why: &Error, now_ms: u64) {
+        if self.lanes[at].is_missing(now_ms) {
+            self.fail_lane(at, why);
+        } else {
+            self.back_off(at, now_ms);
         }
     }
 

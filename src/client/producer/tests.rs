@@ -308,3 +308,33 @@ fn a_flush_waits_for_both_halves_of_a_batch_that_was_split() {
     assert_eq!(answered, 2);
     assert!(machine.settled_before(until));
 }
+
+#[test]
+fn a_topic_that_a_broker_has_not_heard_of_is_asked_for_again() {
+    let missing = Error::new(Reason::UnknownTopic, "no such topic");
+    let mut machine = ready(settings());
+    push(&mut machine, 1, 0);
+    machine.flush();
+    let request = sent(&mut machine, 0);
+    machine.on_broken(&leader(), 0);
+    // The next broker is behind; then it is not.
+    assert!(matches!(machine.poll(100).0[..], [Effect::FindLeaders { .. }]));
+    machine.on_leaders(&topic(), Err(&missing), 100);
+    assert!(matches!(machine.poll(1_100).0[..], [Effect::FindLeaders { .. }]));
+    machine.on_leaders(&topic(), Ok(&[]), 1_100);
+    assert!(matches!(machine.poll(1_900).0[..], [Effect::FindLeaders { .. }]));
+    machine.on_leaders(&topic(), Ok(&[Some(leader())]), 1_900);
+    let again = sent(&mut machine, 1_900);
+    assert_eq!((again.len(), sequence(&again[0])), (1, sequence(&request[0])));
+    // A topic that is gone is gone.
+    machine.on_broken(&leader(), 5_000);
+    let mut told = Vec::new();
+    for now_ms in (5_000..8_000).step_by(50) {
+        let effects = machine.poll(now_ms).0;
+        if effects.iter().any(|effect| matches!(effect, Effect::FindLeaders { .. })) {
+            machine.on_leaders(&topic(), Err(&missing), now_ms);
+        }
+        told.extend(done(effects));
+    }
+    assert_eq!(told, [(vec![1], Err(Reason::UnknownTopic), true)]);
+}

@@ -9,7 +9,12 @@
 //! A client that goes away is not waited for: the member leaves, which takes at most [`LEAVE_LIMIT_MS`], and the task ends. A
 //! crash, or a stop of the broker, leaves a member that the coordinator forgets after the session timeout.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +33,7 @@ use super::errors::{explain_kafka, invalid, to_status, with_detail};
 use super::metrics::Seat;
 use super::offsets::{Ask as Where, At, Patience};
 use super::reading::{Gone, Library, Options, Outlet, PATIENCE_MS, Place, Reading, Reset, Told as Read, failure};
-use crate::broker::partition_of;
+use crate::broker::{ListedOffset, partition_of};
 use crate::coordinator::member::protocol::Assignment;
 use crate::coordinator::member::{Ask, Effect, Input, Member, Membership, Position, Told, Trouble};
 use crate::partition::Isolation;
@@ -89,8 +94,10 @@ pub struct Consume {
     /// The newest answer about places.
     found: (Vec<Place>, Vec<Read>),
     untold: VecDeque<ConsumeResponse>,
-    /// A place among the broker's members.
-    _seat: Seat,
+    /// What the client is told when the member has left.
+    last: Option<Status>,
+    /// A place among the broker's members, until the member has left.
+    seat: Option<Seat>,
 }
 
 /// What a call wants, checked.
@@ -142,20 +149,22 @@ impl Consume {
             next: None,
             found: (Vec::new(), Vec::new()),
             untold: VecDeque::new(),
-            _seat: seat,
+            last: None,
+            seat: Some(seat),
         }
     }
 
     /// From joining to leaving, which is at `limit` at the latest.
     pub async fn run(mut self, mut asked: Streaming<ConsumeRequest>, limit: Option<Duration>) {
-        let mut limit = std::pin::pin!(deadline::within(limit, std::future::pending()));
-        let (mut listening, mut gone) = (true, false);
+        let mut limit = std::pin::pin!(deadline::within(limit, std::future::pending::<Infallible>()));
+        // A member that is dropped leaves first: what its client is told, if it is there to hear it, comes last.
+        let (mut listening, mut dropped) = (true, false);
         let mut input = Some(Input::Tick);
         loop {
             if let Some(input) = input.take()
                 && let Some(how) = self.step(input)
             {
-                return self.say_how_it_ended(how, gone).await;
+                return if dropped { self.say_last().await } else { self.say_how_it_ended(how, limit).await };
             }
             if self.untold.is_empty() && self.reading.is_none() {
                 self.reading = self.next.take().map(|places| self.read(places));
@@ -163,12 +172,10 @@ impl Consume {
             let (outlet, pause) = (self.outlet.clone(), self.pause());
             tokio::select! {
                 biased;
-                () = async { tokio::select! { biased; () = outlet.gone() => {}, () = &mut limit => {} } }, if !gone => {
-                    (gone, listening) = (true, false);
-                    self.untold.clear();
-                    input = Some(Input::Closed);
+                said = over(&outlet, limit.as_mut()), if !dropped => {
+                    (listening, dropped, input) = (false, true, Some(self.drop_client(said)));
                 }
-                slot = outlet.slot(), if !self.untold.is_empty() && !gone => {
+                slot = outlet.slot(), if !self.untold.is_empty() => {
                     if let (Ok(slot), Some(told)) = (slot, self.untold.pop_front()) {
                         slot.send(Ok(told));
                     }
@@ -178,11 +185,8 @@ impl Consume {
                     Ok(Some(ConsumeRequest { kind: Some(kind) })) => match self.take(kind) {
                         Ok(what) => input = what,
                         Err(status) => {
-                            // What was asked for wrongly ends the call; the member leaves all the same. Whoever reads would
-                            // wait for its turn to speak, and nobody would let it go on.
-                            self.reading = None;
-                            let _ = outlet.say(Err(status)).await;
-                            (gone, listening, input) = (true, false, Some(Input::Closed));
+                            // What was asked for wrongly ends the call.
+                            (listening, dropped, input) = (false, true, Some(self.drop_client(Some(status))));
                         }
                     },
                     Ok(Some(_)) => {}
@@ -200,11 +204,17 @@ impl Consume {
             }
             let answers = self.untold.iter().filter(|told| matches!(told.kind, Some(Telling::Committed(_))));
             if self.untold.len() > MAX_UNTOLD && answers.count() > MAX_UNTOLD {
-                gone = true;
-                self.untold.clear();
-                input = Some(Input::Closed);
+                let said = Some(to_status(&not_read()));
+                (listening, dropped, input) = (false, true, Some(self.drop_client(said)));
             }
         }
+    }
+
+    /// The client gets nothing any more but `said`, when the member has left; the next input to that end.
+    fn drop_client(&mut self, said: Option<Status>) -> Input {
+        (self.reading, self.next, self.last) = (None, None, said);
+        self.untold.clear();
+        Input::Closed
     }
 
     fn pause(&self) -> Duration {
@@ -336,26 +346,57 @@ impl Consume {
         Box::pin(async move { Reading::new(&library, options, &outlet).run(places).await })
     }
 
-    async fn say_how_it_ended(mut self, how: Result<(), Kafka>, gone: bool) {
-        self.reading = None;
-        if gone {
-            return;
-        }
-        while let Some(told) = self.untold.pop_front() {
-            if self.outlet.say(Ok(told)).await.is_err() {
-                return;
-            }
-        }
-        if let Err(error) = how {
-            let explained = explain_kafka(error, &self.open.group);
-            let status = match explained.reason() {
-                Reason::Conflict => with_detail(tonic::Code::Aborted, &explained),
-                _ => to_status(&explained),
-            };
-            // Nobody may be there to hear it.
+    /// The last word to a client that may not be there, or not read.
+    async fn say_last(mut self) {
+        self.seat = None;
+        if let Some(status) = self.last.take() {
             let _ = self.outlet.say(Err(status)).await;
         }
     }
+
+    async fn say_how_it_ended(
+        mut self,
+        how: Result<(), Kafka>,
+        limit: impl Future<Output = Result<Infallible, Status>>,
+    ) {
+        (self.reading, self.seat) = (None, None);
+        let outlet = self.outlet.clone();
+        let rest = async {
+            while let Some(told) = self.untold.pop_front() {
+                if outlet.say(Ok(told)).await.is_err() {
+                    return None;
+                }
+            }
+            let explained = explain_kafka(how.err()?, &self.open.group);
+            Some(match explained.reason() {
+                Reason::Conflict => with_detail(tonic::Code::Aborted, &explained),
+                _ => to_status(&explained),
+            })
+        };
+        self.last = tokio::select! {
+            biased;
+            said = rest => said,
+            passed = limit => passed.err(),
+        };
+        self.say_last().await;
+    }
+}
+
+/// Resolves when nobody takes answers any more, or at the call's limit, with what is to be said then.
+async fn over(
+    outlet: &Outlet<ConsumeResponse>,
+    limit: Pin<&mut impl Future<Output = Result<Infallible, Status>>>,
+) -> Option<Status> {
+    tokio::select! {
+        biased;
+        () = outlet.gone() => None,
+        passed = limit => passed.err(),
+    }
+}
+
+fn not_read() -> Error {
+    let message = format!("more than {MAX_UNTOLD} answers to commits wait for a client that does not read");
+    Error { reason: Reason::Overloaded.into(), message, retriable: true, leader: None }
 }
 
 async fn poll<T>(running: &mut Option<Running<T>>) -> T {
@@ -417,14 +458,36 @@ async fn positions(
     let questions: Vec<Where> =
         asks.iter().map(|(number, start)| ask(&places[*number], if *start { at } else { At::Latest })).collect();
     let told = library.offsets.list(&questions, isolation(open), Patience::Ms(PATIENCE_MS)).await;
-    for ((number, start), told) in asks.into_iter().zip(told) {
-        let offset = told?.offset;
-        match &mut places[number] {
-            place if start => place.offset = offset,
-            place => place.until = Some(offset),
+    settle(&mut places, &mut failed, asks.into_iter().zip(told))?;
+    Ok((places, failed))
+}
+
+/// Puts offsets where they belong: each with the number of its place, and whether it is the start or the end. A place that has
+/// none, and will have none, is not read.
+///
+/// Errors: a place has none for the moment.
+fn settle(
+    places: &mut Vec<Place>,
+    failed: &mut Vec<Read>,
+    told: impl Iterator<Item = ((usize, bool), Result<ListedOffset, Error>)>,
+) -> Result<(), Error> {
+    let mut lost: BTreeMap<usize, Error> = BTreeMap::new();
+    for ((number, start), told) in told {
+        match (told, &mut places[number]) {
+            (Ok(found), place) if start => place.offset = found.offset,
+            (Ok(found), place) => place.until = Some(found.offset),
+            (Err(error), _) if error.retriable => return Err(error),
+            (Err(error), _) => drop(lost.insert(number, error)),
         }
     }
-    Ok((places, failed))
+    let mut number = 0;
+    places.retain(|place| {
+        let error = lost.remove(&number);
+        number += 1;
+        failed.extend(error.iter().map(|error| failure(&place.topic, place.index, -1, error.clone())));
+        error.is_none()
+    });
+    Ok(())
 }
 
 async fn committed(

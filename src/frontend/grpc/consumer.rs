@@ -96,7 +96,10 @@ impl v1::consumer_server::Consumer for Consumer {
         let call = Call { library: self.library.clone(), open, forwarded, outlet };
         let under_way = self.library.metrics.stream();
         tokio::spawn(async move {
-            deadline::within(limit, call.run(asked)).await;
+            if let Err(status) = deadline::within(limit, call.run(asked)).await {
+                // Nobody may be there to hear it.
+                let _ = call.outlet.say(Err(status)).await;
+            }
             drop(under_way);
         });
         Ok(Response::new(ReceiverStream::new(receiver).boxed()))

@@ -5,7 +5,11 @@
 
 use std::time::Duration;
 
+use tonic::Status;
 use tonic::metadata::MetadataMap;
+
+use super::errors::to_status;
+use crate::protocol::grpc::v1::{Error, Reason};
 
 /// Clients and brokers do not begin to count at the same moment, in milliseconds.
 const GRACE_MS: u64 = 500;
@@ -30,12 +34,19 @@ pub fn of(metadata: &MetadataMap) -> Option<Duration> {
 }
 
 /// Runs `call` to its end, or until `limit` (and a little more) has passed.
-pub async fn within(limit: Option<Duration>, call: impl Future<Output = ()>) {
+///
+/// Errors: the limit has passed; this is what the client is to be told.
+pub async fn within<T>(limit: Option<Duration>, call: impl Future<Output = T>) -> Result<T, Status> {
     match limit {
-        None => call.await,
+        None => Ok(call.await),
         Some(limit) => {
-            // What is not done by then has nobody waiting for it.
-            let _ = tokio::time::timeout(limit + Duration::from_millis(GRACE_MS), call).await;
+            let limit = limit + Duration::from_millis(GRACE_MS);
+            tokio::time::timeout(limit, call).await.map_err(|_| to_status(&passed()))
         }
     }
+}
+
+fn passed() -> Error {
+    let message = "the time that the client gave the call is up (grpc-timeout)".to_owned();
+    Error { reason: Reason::TimedOut.into(), message, retriable: true, leader: None }
 }

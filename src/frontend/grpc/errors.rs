@@ -28,6 +28,12 @@ pub fn explain(error: &BrokerError, image: &ClusterImage) -> Error {
     Error { reason: reason.into(), message: error.to_string(), retriable, leader: led_elsewhere }
 }
 
+/// The error of another broker as it counts here: what this broker knows and the other one does not, it will.
+pub fn passing(error: Error) -> Error {
+    let retriable = error.retriable || matches!(error.reason(), Reason::UnknownTopic | Reason::UnknownPartition);
+    Error { retriable, ..error }
+}
+
 /// Who leads a partition, if it is alive and has a gRPC door.
 pub fn leader(image: &ClusterImage, partition: TopicPartition) -> Option<Leader> {
     let broker = image.leading_broker(image.leader(partition)?)?;

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Which limit refused something.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct LimitLabels {
-    /// The setting, without its `grpc.`.
+    /// The setting, without its `grpc.`; `held_bytes` is the room for batches on their way.
     pub reason: &'static str,
 }
 
@@ -23,7 +23,7 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections accepted since the start.
     pub accepted: Counter,
-    /// Connections and group members refused at a limit.
+    /// Connections, group members and requests to write refused at a limit.
     pub refused: Family<LimitLabels, Counter>,
     /// Members of consumer groups that this broker keeps for clients.
     pub members: Gauge,
@@ -38,7 +38,7 @@ impl Metrics {
         registry.register("esker_grpc_connections", "Open connections", made.connections.clone());
         registry.register("esker_grpc_accepted_connections", "Connections accepted", made.accepted.clone());
         let refused = made.refused.clone();
-        registry.register("esker_grpc_refused", "Connections and group members refused at a limit", refused);
+        registry.register("esker_grpc_refused", "Connections, group members and writes refused at a limit", refused);
         registry.register("esker_grpc_members", "Members of consumer groups kept for clients", made.members.clone());
         registry.register("esker_grpc_streams", "Calls that stream, under way", made.streams.clone());
         made

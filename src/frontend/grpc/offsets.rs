@@ -3,6 +3,9 @@
 //! What this broker leads is answered here, the rest by its leaders, one request for each of them. While a leader moves the
 //! question is asked again, for a bounded time. Nothing is kept: dropping a future ends it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +14,7 @@ use futures::future::join_all;
 use futures::{StreamExt as _, stream};
 use tonic::Status;
 
-use super::errors::{detail, explain, leader};
+use super::errors::{detail, explain, leader, passing};
 use super::forward::Forward;
 use crate::base::Clock;
 use crate::broker::{Broker, BrokerError, BrokerSlot, ListedOffset, OffsetSpec};
@@ -281,15 +284,16 @@ async fn within<T>(answer: impl Future<Output = Result<T, Status>>) -> Result<T,
     }
 }
 
-/// Each asked partition's part of another broker's answer.
+/// Each asked partition's part of another broker's answer. A topic that the other broker has not heard of yet is no last word:
+/// this one has.
 fn by_partition(told: Result<Vec<PartitionOffset>, Error>, partitions: &[i32]) -> Vec<Result<PartitionOffset, Error>> {
     let told = match told {
         Ok(told) => told,
-        Err(error) => return vec![Err(error); partitions.len()],
+        Err(error) => return vec![Err(passing(error)); partitions.len()],
     };
     let mut told: BTreeMap<i32, PartitionOffset> = told.into_iter().map(|one| (one.partition, one)).collect();
     let part = |index: &i32| match told.remove(index) {
-        Some(PartitionOffset { error: Some(error), .. }) => Err(error),
+        Some(PartitionOffset { error: Some(error), .. }) => Err(passing(error)),
         Some(one) => Ok(one),
         None => Err(unanswered()),
     };

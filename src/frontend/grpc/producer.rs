@@ -5,8 +5,9 @@
 //!
 //! Batches go to the leaders of their partitions by [`super::producing`], in order for each partition of a call.
 //!
-//! Invariant: at most [`PIPELINE`] requests of a stream wait for their answers; the next one is not read before. All calls
-//! together hold at most [`HELD_BYTES`] of batches; beyond that streams are not read, and single requests wait.
+//! Invariant: at most [`PIPELINE`] requests of a stream wait for their answers; the next one is not read before. What calls
+//! hold of batches is bounded ([`Held`]); beyond that streams are not read, and requests wait as long as they may take. A client
+//! that does not read its answers holds no room with what is done.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -18,7 +19,8 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use futures::stream::{FuturesOrdered, FuturesUnordered};
 use futures::{FutureExt as _, Stream, StreamExt as _};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -26,7 +28,7 @@ use super::deadline;
 use super::errors::{explain, status, to_status};
 use super::forward::Forward;
 use super::metrics::Metrics;
-use super::producing::{Job, PIPELINE, ToPartition, Ways, lane};
+use super::producing::{End, Held, Job, PIPELINE, Refused, Room, Share, ToPartition, Ways, lane};
 use super::records::{compression, to_batch};
 use crate::base::{Clock, TopicPartition};
 use crate::broker::{Broker, BrokerSlot, Topic};
@@ -36,14 +38,14 @@ use crate::protocol::grpc::v1;
 use crate::protocol::grpc::v1::{Appended, Error, ProduceRequest, ProduceResponse, Reason};
 use crate::protocol::partitioner::partition_of_key;
 
-/// Bytes of batches on their way, of all calls together.
-const HELD_BYTES: usize = 256 << 20;
 /// Answers of a stream that wait to be sent: what is done at the same time goes out in one piece.
 const ANSWERS_AT_ONCE: usize = 64;
 /// Partitions that a stream writes to at a time.
 const MAX_LANES: usize = 4_096;
 /// Longest wait for an answer unless the request says otherwise, in milliseconds.
 const DEFAULT_TIMEOUT_MS: u64 = 30_000;
+/// Longest wait that a request may ask for, in milliseconds: its records are held so long.
+const MAX_TIMEOUT_MS: u64 = 120_000;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -61,7 +63,7 @@ struct Shared {
     /// Where records without keys go next.
     turn: AtomicU32,
     /// Room for batches on their way, in bytes.
-    held: Arc<Semaphore>,
+    held: Held,
 }
 
 /// One partition's part of a request.
@@ -84,7 +86,7 @@ impl Producer {
         forward: Arc<Forward>,
         metrics: Metrics,
     ) -> Self {
-        let (turn, held) = (AtomicU32::new(0), Arc::new(Semaphore::new(HELD_BYTES)));
+        let (turn, held) = (AtomicU32::new(0), Held::new(metrics.clone()));
         Self { shared: Arc::new(Shared { slot, clock, max_message_bytes, forward, metrics, turn, held }) }
     }
 }
@@ -106,10 +108,14 @@ impl v1::producer_server::Producer for Producer {
         let forwarded = Forward::was_forwarded(request.metadata());
         let limit = deadline::of(request.metadata());
         let (sender, receiver) = mpsc::channel(ANSWERS_AT_ONCE);
+        let last = sender.clone();
         let call = pipeline(self.shared.clone(), request.into_inner(), sender, forwarded);
         let under_way = self.shared.metrics.stream();
         tokio::spawn(async move {
-            deadline::within(limit, call).await;
+            if let Err(status) = deadline::within(limit, call).await {
+                // Nobody may be there to hear it.
+                let _ = last.send(Err(status)).await;
+            }
             drop(under_way);
         });
         Ok(Response::new(ReceiverStream::new(receiver).boxed()))
@@ -129,7 +135,8 @@ impl v1::producer_server::Producer for Producer {
 struct Lanes {
     shared: Arc<Shared>,
     ways: Arc<Ways>,
-    again: bool,
+    /// Came from another broker: what was refused of each partition, by the names that are asked for.
+    refused: Option<BTreeMap<(String, i32), Arc<Refused>>>,
     open: BTreeMap<TopicPartition, mpsc::Sender<Job>>,
     running: FuturesUnordered<BoxFuture<'static, ()>>,
 }
@@ -143,11 +150,29 @@ struct Prepared {
     parts: Vec<Part>,
 }
 
+/// A request with its room; or one that found none, and why.
+type WithRoom = Result<(Prepared, Room), (Prepared, Error)>;
+
 impl Prepared {
-    /// What it takes of the room, in bytes: a batch that is larger than all of it takes all.
-    fn bytes(&self) -> u32 {
-        let bytes: usize = self.parts.iter().map(|part| part.batch.len()).sum();
-        bytes.min(HELD_BYTES) as u32
+    /// Waits for room as long as the request may take.
+    async fn with_room(self, share: Share, clock: Clock) -> WithRoom {
+        let bytes = self.parts.iter().map(|part| part.batch.len()).sum();
+        let left_ms = self.deadline_ms.saturating_sub(clock.boot_ms());
+        match share.take(bytes, left_ms).await {
+            Ok(room) => Ok((self, room)),
+            Err(error) => Err((self, error)),
+        }
+    }
+
+    /// The answer to a request that was not begun.
+    fn refused(self, error: &Error) -> ProduceResponse {
+        let refused = |part: Part| Appended {
+            partition: part.partition,
+            base_offset: -1,
+            records: part.records,
+            error: Some(error.clone()),
+        };
+        ProduceResponse { id: self.id, appended: self.parts.into_iter().map(refused).collect() }
     }
 }
 
@@ -155,19 +180,27 @@ impl Lanes {
     fn new(shared: Arc<Shared>, forwarded: bool) -> Self {
         let ways = Ways::new(shared.slot.clone(), shared.forward.clone(), shared.max_message_bytes, forwarded);
         let (open, running) = (BTreeMap::new(), FuturesUnordered::new());
-        Self { shared, ways: Arc::new(ways), again: !forwarded, open, running }
+        Self { shared, ways: Arc::new(ways), refused: forwarded.then(BTreeMap::new), open, running }
+    }
+
+    /// What was refused of a partition that another broker passes batches on for.
+    fn refused(&mut self, topic: &str, partition: i32) -> Option<Arc<Refused>> {
+        let refused = self.refused.as_mut()?;
+        Some(refused.entry((topic.to_owned(), partition)).or_default().clone())
     }
 
     /// Puts a request's batches on their way; the future is its answer.
-    fn begin(&mut self, prepared: Prepared, room: OwnedSemaphorePermit) -> BoxFuture<'static, ProduceResponse> {
+    fn begin(&mut self, prepared: Prepared, room: Room) -> BoxFuture<'static, ProduceResponse> {
         let Prepared { id, deadline_ms, acks, topic, parts } = prepared;
         // The request's room is given back with its last batch that is done.
         let room = Arc::new(room);
         let mut due = Vec::with_capacity(parts.len());
         for Part { partition, records, batch } in parts {
             let (answer, told) = oneshot::channel();
-            let idempotent = BatchHeader::decode(&batch).is_some_and(|header| header.producer_id >= 0);
-            let job = Job { batch, acks, idempotent, deadline_ms, answer, room: Some(room.clone()) };
+            let producer = BatchHeader::decode(&batch).map(|header| header.producer_id).filter(|id| *id >= 0);
+            // Brokers number their attempts where clients put what they like.
+            let attempt = if self.refused.is_some() { id } else { 0 };
+            let job = Job { batch, acks, producer, attempt, deadline_ms, number: 0, answer, room: Some(room.clone()) };
             // A lane has room for all requests of a call; one that ended would drop the job, and with it its answer.
             let _ = self.lane(&topic, partition).try_send(job);
             due.push(async move {
@@ -182,13 +215,15 @@ impl Lanes {
     }
 
     fn lane(&mut self, topic: &Arc<Topic>, partition: i32) -> &mpsc::Sender<Job> {
-        let (shared, ways, again, running) = (&self.shared, &self.ways, self.again, &self.running);
-        self.open.entry(topic.partition(partition)).or_insert_with(|| {
+        let id = topic.partition(partition);
+        if !self.open.contains_key(&id) {
+            let end = self.refused(&topic.name, partition).map_or(End::Near, End::Far);
             let (sender, jobs) = mpsc::channel(PIPELINE);
-            let way = Arc::new(ToPartition { ways: ways.clone(), topic: topic.clone(), partition });
-            running.push(lane(way, shared.clock.clone(), again, jobs).boxed());
-            sender
-        })
+            let way = ToPartition { ways: self.ways.clone(), topic: topic.clone(), partition };
+            self.running.push(lane(way, self.shared.clock.clone(), end, jobs).boxed());
+            self.open.insert(id, sender);
+        }
+        &self.open[&id]
     }
 
     /// Keeps the lanes going; never resolves.
@@ -210,30 +245,53 @@ async fn pipeline(
     forwarded: bool,
 ) {
     let mut lanes = Lanes::new(shared.clone(), forwarded);
+    let share = shared.held.share();
     let mut due: FuturesOrdered<BoxFuture<'static, ProduceResponse>> = FuturesOrdered::new();
-    let mut next: Option<Prepared> = None;
+    // An answer for which there is no room yet, and a request for which there is none.
+    let mut unsent: Option<ProduceResponse> = None;
+    let mut next: Option<BoxFuture<'static, WithRoom>> = None;
     let mut open = true;
-    while open || next.is_some() || !due.is_empty() {
-        if due.is_empty() && lanes.open.len() >= MAX_LANES {
+    while open || next.is_some() || !due.is_empty() || unsent.is_some() {
+        // Another broker never has more, and relies on what is remembered of refusals.
+        if due.is_empty() && next.is_none() && !forwarded && lanes.open.len() >= MAX_LANES {
             lanes = Lanes::new(shared.clone(), forwarded);
         }
-        let room_bytes = next.as_ref().map_or(0, Prepared::bytes);
-        let reads = open && next.is_none() && due.len() < PIPELINE && lanes.open.len() < MAX_LANES;
+        let reads =
+            open && next.is_none() && due.len() < PIPELINE && lanes.open.len() < MAX_LANES + usize::from(forwarded);
         tokio::select! {
             biased;
-            Some(answer) = due.next() => if answers.send(Ok(answer)).await.is_err() { return },
-            room = shared.held.clone().acquire_many_owned(room_bytes), if next.is_some() => {
-                let (Ok(room), Some(prepared)) = (room, next.take()) else { return };
-                due.push_back(lanes.begin(prepared, room));
-            }
+            // What is done gives its room back meanwhile.
+            place = answers.reserve(), if unsent.is_some() => match (place, unsent.take()) {
+                (Ok(place), Some(answer)) => place.send(Ok(answer)),
+                _ => return,
+            },
+            Some(answer) = due.next(), if unsent.is_none() => match answers.try_send(Ok(answer)) {
+                Ok(()) => {}
+                Err(TrySendError::Full(answer)) => unsent = answer.ok(),
+                Err(TrySendError::Closed(_)) => return,
+            },
+            with_room = waited_for(&mut next) => match with_room {
+                Ok((prepared, room)) => due.push_back(lanes.begin(prepared, room)),
+                Err((prepared, error)) => {
+                    due.push_back(std::future::ready(prepared.refused(&error)).boxed());
+                }
+            },
             // What was taken goes on before more is.
             never = lanes.run() => match never {},
             request = requests.message(), if reads => match request {
                 Ok(Some(request)) => {
                     let (id, asked) = (request.id, request.partition.unwrap_or(-1));
+                    let topic = if forwarded { request.topic.clone() } else { String::new() };
                     match shared.prepare(request).await {
-                        Ok(prepared) => next = Some(prepared),
+                        Ok(prepared) => next = Some(prepared.with_room(share.clone(), shared.clock.clone()).boxed()),
                         Err(error) => {
+                            if let Some(refused) = lanes.refused(&topic, asked) {
+                                refused.note(id, &error);
+                            }
+                            // No broker has that many partitions in one call.
+                            if lanes.refused.as_ref().is_some_and(|refused| refused.len() > MAX_LANES) {
+                                return;
+                            }
                             let failed = Appended { partition: asked, error: Some(error), ..Appended::default() };
                             due.push_back(std::future::ready(ProduceResponse { id, appended: vec![failed] }).boxed());
                         }
@@ -241,6 +299,7 @@ async fn pipeline(
                 }
                 Ok(None) => open = false,
                 Err(status) => {
+                    drop((lanes, due));
                     let _ = answers.send(Err(status)).await;
                     return;
                 }
@@ -250,12 +309,22 @@ async fn pipeline(
     }
 }
 
+/// What comes of `next`, which is none afterwards; never, if it is none.
+async fn waited_for<T>(next: &mut Option<BoxFuture<'_, T>>) -> T {
+    let done = match next {
+        Some(next) => next.await,
+        None => std::future::pending().await,
+    };
+    *next = None;
+    done
+}
+
 impl Shared {
     /// One request of its own.
     async fn unary(self: Arc<Self>, request: ProduceRequest, forwarded: bool) -> Result<ProduceResponse, Status> {
         let prepared = self.prepare(request).await.map_err(|error| to_status(&error))?;
-        let room = self.held.clone().acquire_many_owned(prepared.bytes()).await;
-        let room = room.map_err(|_| Status::unavailable("the broker stops"))?;
+        let with_room = prepared.with_room(self.held.share(), self.clock.clone()).await;
+        let (prepared, room) = with_room.map_err(|(_, error)| to_status(&error))?;
         let mut lanes = Lanes::new(self, forwarded);
         let answer = lanes.begin(prepared, room);
         let ProduceResponse { id, appended } = tokio::select! {
@@ -349,7 +418,7 @@ impl Shared {
 }
 
 fn timeout_ms(request: &ProduceRequest) -> u64 {
-    if request.timeout_ms == 0 { DEFAULT_TIMEOUT_MS } else { u64::from(request.timeout_ms) }
+    if request.timeout_ms == 0 { DEFAULT_TIMEOUT_MS } else { u64::from(request.timeout_ms).min(MAX_TIMEOUT_MS) }
 }
 
 fn state(of: v1::ProducerState) -> Result<(i64, i16, i32), &'static str> {

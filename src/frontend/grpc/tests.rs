@@ -1,5 +1,7 @@
 //! What the gRPC door says, without a network; tests/serve.rs and tests/etcd speak to real brokers.
 
+mod door;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -190,8 +192,10 @@ fn deadlines_are_read_as_grpc_writes_them() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_without_a_reader_ends_at_its_deadline() {
-    deadline::within(Some(Duration::from_secs(3)), std::future::pending()).await;
-    deadline::within(None, std::future::ready(())).await;
+    let call = std::future::pending::<()>();
+    let said = deadline::within(Some(Duration::from_secs(3)), call).await.unwrap_err();
+    assert_eq!((said.code(), detail(&said).unwrap().retriable), (Code::DeadlineExceeded, true));
+    deadline::within(None, std::future::ready(())).await.unwrap();
 }
 
 #[tokio::test]

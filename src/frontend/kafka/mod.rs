@@ -33,7 +33,7 @@ mod produce;
 mod topics;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::format::segment::read_footer;
-use crate::format::state::{ObjectRef, PartitionState, Run};
+use crate::format::state::{ObjectRef, PRODUCER_BATCHES, PartitionState, Run};
 use crate::partition::api::{Isolation, ReadSource};
 use crate::partition::stream::StreamState;
 use crate::protocol::batch::builder::BatchBuilder;
@@ -401,6 +401,20 @@ fn a_verdict_on_uncommitted_state_waits_for_its_commit() {
     let outcome = world.send(0, &gap, Acks::All);
     assert!(matches!(outcome.result, Err(LogError::OutOfOrderSequence { expected: 2, got: 7, .. })), "{outcome:?}");
     assert_eq!(outcome.wait, Wait::Commit(0));
+}
+
+#[test]
+fn a_batch_from_before_those_that_are_remembered_is_not_called_written() {
+    let mut world = World::new(WalMode::Mirror);
+    for sequence in 0..=PRODUCER_BATCHES as i32 {
+        let batch = world.batch(Some((1, sequence)), 1);
+        world.send(0, &batch, Acks::All).result.unwrap();
+    }
+    let first = world.batch(Some((1, 0)), 1);
+    let outcome = world.send(0, &first, Acks::All);
+    assert!(matches!(outcome.result, Err(LogError::OutOfOrderSequence { got: 0, .. })), "{outcome:?}");
+    let second = world.batch(Some((1, 1)), 1);
+    assert_eq!(world.send(0, &second, Acks::All).result.unwrap().base_offset, 1, "this one is remembered");
 }
 
 #[test]

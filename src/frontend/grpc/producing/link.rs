@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
@@ -34,11 +35,19 @@ type Sent = (ProduceRequest, oneshot::Sender<Told>);
 pub(super) struct Links {
     forward: Arc<Forward>,
     max_message_bytes: usize,
-    open: Mutex<BTreeMap<String, Link>>,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    links: BTreeMap<String, Link>,
+    /// The number of the last one that was begun.
+    last: u64,
 }
 
 #[derive(Debug)]
 struct Link {
+    number: u64,
     requests: mpsc::Sender<Sent>,
     _task: AbortOnDropHandle<()>,
 }
@@ -48,32 +57,36 @@ impl Links {
         Self { forward, max_message_bytes, open: Mutex::default() }
     }
 
-    /// Sends a request; on return it has its place in the stream, and what comes back is its answer.
-    pub(super) async fn send(
-        &self,
-        endpoint: &str,
-        request: ProduceRequest,
-        image: &Arc<ClusterImage>,
-    ) -> Result<oneshot::Receiver<Told>, Failure> {
-        let (tell, told) = oneshot::channel();
-        let requests = self.link(endpoint, image);
-        requests.send((request, tell)).await.map_err(|_| Failure { error: broken(), unwritten: true })?;
-        Ok(told)
-    }
-
-    fn link(&self, endpoint: &str, image: &Arc<ClusterImage>) -> mpsc::Sender<Sent> {
+    /// The number of the link to `endpoint`, which is begun if there is none that works.
+    pub(super) fn open(&self, endpoint: &str, image: &Arc<ClusterImage>) -> u64 {
         let mut open = self.open.lock();
-        if let Some(link) = open.get(endpoint)
+        if let Some(link) = open.links.get(endpoint)
             && !link.requests.is_closed()
         {
-            return link.requests.clone();
+            return link.number;
         }
-        open.retain(|_, link| !link.requests.is_closed());
+        open.links.retain(|_, link| !link.requests.is_closed());
         let (requests, sent) = mpsc::channel(1);
         let drive = drive(self.forward.clone(), endpoint.to_owned(), image.clone(), self.max_message_bytes, sent);
         let task = AbortOnDropHandle::new(tokio::spawn(drive));
-        open.insert(endpoint.to_owned(), Link { requests: requests.clone(), _task: task });
-        requests
+        open.last += 1;
+        let number = open.last;
+        open.links.insert(endpoint.to_owned(), Link { number, requests, _task: task });
+        number
+    }
+
+    /// Sends a request on the link with this number; on return it has its place in the stream, and what comes back is its answer.
+    ///
+    /// Errors: the link is gone; or the request is too large for it, which would break it for all that use it.
+    pub(super) async fn send(&self, link: u64, request: ProduceRequest) -> Result<oneshot::Receiver<Told>, Failure> {
+        if request.encoded_len() > self.max_message_bytes {
+            return Err(Failure { error: too_large(self.max_message_bytes), unwritten: true });
+        }
+        let (tell, told) = oneshot::channel();
+        let gone = || Failure { error: broken(), unwritten: true };
+        let found = self.open.lock().links.values().find(|one| one.number == link).map(|link| link.requests.clone());
+        found.ok_or_else(gone)?.send((request, tell)).await.map_err(|_| gone())?;
+        Ok(told)
     }
 }
 
@@ -81,6 +94,11 @@ impl Links {
 fn broken() -> Error {
     let message = "the stream to the partition's leader broke".to_owned();
     Error { reason: Reason::Unavailable.into(), message, retriable: true, leader: None }
+}
+
+fn too_large(max_message_bytes: usize) -> Error {
+    let message = format!("the batch is larger than brokers take from each other: {max_message_bytes} bytes");
+    Error { reason: Reason::TooLarge.into(), message, retriable: false, leader: None }
 }
 
 async fn drive(

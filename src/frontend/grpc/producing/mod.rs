@@ -2,13 +2,21 @@
 //!
 //! Each partition of a call has a [`lane`]: batches are begun in the order in which they came, many before the first is answered.
 //! A batch that its leader refuses because it does not lead (any more) is sent to the next one, with all that follow it, in
-//! order, until its time is up. So an idempotent producer's sequences arrive in order whatever happens.
+//! order, until its time is up.
+//!
+//! Invariant: what is written was begun in order. Four rules see to it while leaders move:
+//! - nothing is begun behind a batch of which it is known already that it is sent again;
+//! - nothing is begun on another [`Way::Road`] than what is under way: it could overtake that;
+//! - a leader to which batches are passed on refuses all that was sent behind a batch that it refused ([`Refused`]);
+//! - the first batch of an idempotent producer goes alone: a leader takes any sequence of a producer that it does not know.
 //!
 //! A batch whose fate is not known is sent again only if it has a producer id: then it is written once all the same.
 //!
 //! Everything runs inside of one future, but for a task for each other broker ([`link`]) that ends with it.
 
 mod link;
+mod refused;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -21,13 +29,15 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt as _, StreamExt as _};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use self::link::Links;
+pub use self::refused::Refused;
+pub use self::room::{Held, Room, Share};
 use super::errors::{explain, leader};
 use super::forward::Forward;
 use crate::base::Clock;
-use crate::broker::{BrokerError, BrokerSlot};
+use crate::broker::{Broker, BrokerError, BrokerSlot};
 use crate::cluster::Topic;
 use crate::format::state::PRODUCER_BATCHES;
 use crate::partition::{Acks, LogError};
@@ -40,6 +50,8 @@ pub const PIPELINE: usize = 256;
 const PAUSE_MS: u64 = 50;
 /// A leader that a batch was passed on to has so much longer than it was told, in milliseconds: its own answer is better.
 const GRACE_MS: u64 = 500;
+/// Idempotent producers of which a lane knows that the partition's log knows them. One that is forgotten waits once more.
+const KNOWN_PRODUCERS: usize = 64;
 
 /// A batch on its way.
 #[derive(Debug)]
@@ -48,14 +60,18 @@ pub struct Job {
     pub batch: Bytes,
     /// When it is to be answered.
     pub acks: Acks,
-    /// Has a producer id: it may be sent again whatever happened to it.
-    pub idempotent: bool,
+    /// Its producer id, if it has one: then it may be sent again whatever happened to it.
+    pub producer: Option<i64>,
+    /// The attempt of the broker that passed it on; 0 if none did.
+    pub attempt: u64,
     /// Until when it is tried, in the time of the clock.
     pub deadline_ms: u64,
+    /// Which of its lane's batches with a producer id it is: the lane counts.
+    pub number: usize,
     /// Its offset, or why it has none.
     pub answer: oneshot::Sender<Result<i64, Error>>,
     /// Its room in memory.
-    pub room: Option<Arc<OwnedSemaphorePermit>>,
+    pub room: Option<Arc<Room>>,
 }
 
 /// Why a batch has no offset.
@@ -95,23 +111,71 @@ pub type Outcome = BoxFuture<'static, Result<i64, Failure>>;
 /// The way to a partition's leader.
 #[async_trait]
 pub trait Way: Send + Sync {
+    /// Where the leader is and how it is reached. Batches on one road stay in the order in which they were begun.
+    type Road: PartialEq + Send + Sync;
+
+    /// The road as it is now.
+    fn road(&self) -> Self::Road;
+
     /// Begins a batch: on return it has its place in the log, or in the stream to the leader, and what is left is the answer.
-    async fn begin(&self, batch: Bytes, acks: Acks, left_ms: u64) -> Outcome;
+    /// `attempt` is more than that of any batch that was refused before, from 1.
+    async fn begin(&self, road: &Self::Road, batch: Bytes, acks: Acks, left_ms: u64, attempt: u64) -> Outcome;
 }
 
-/// Takes the batches of one partition, in order, until there are no more. `again` says whether failures are tried again.
-pub async fn lane(way: Arc<dyn Way>, clock: Clock, again: bool, mut jobs: mpsc::Receiver<Job>) {
-    type Trying = BoxFuture<'static, (Job, Result<i64, Failure>)>;
-    let mut trying: FuturesOrdered<Trying> = FuturesOrdered::new();
+/// Which end of the way a lane is at.
+#[derive(Debug, Clone)]
+pub enum End {
+    /// Where the client is: what fails is tried again.
+    Near,
+    /// Where another broker passes batches on to: that one tries again.
+    Far(Arc<Refused>),
+}
+
+/// Batches that are tried, each with what came of it.
+type Trying = FuturesOrdered<BoxFuture<'static, (Job, Result<i64, Failure>)>>;
+
+/// Producers that had a batch written: the log knows them. The latest ones, at most [`KNOWN_PRODUCERS`].
+#[derive(Debug, Default)]
+struct Producers(VecDeque<i64>);
+
+impl Producers {
+    fn knows(&self, job: &Job) -> bool {
+        job.producer.is_none_or(|producer| self.0.contains(&producer))
+    }
+
+    fn learn(&mut self, job: &Job, outcome: &Result<i64, Failure>) {
+        let Some(producer) = job.producer.filter(|_| outcome.is_ok() && !self.knows(job)) else { return };
+        if self.0.len() == KNOWN_PRODUCERS {
+            self.0.pop_front();
+        }
+        self.0.push_back(producer);
+    }
+}
+
+/// Takes the batches of one partition, in order, until there are no more.
+pub async fn lane<W: Way>(way: W, clock: Clock, end: End, mut jobs: mpsc::Receiver<Job>) {
+    let near = matches!(end, End::Near);
+    let mut trying: Trying = FuturesOrdered::new();
     let mut redo: VecDeque<Job> = VecDeque::new();
-    // After a failure one batch goes ahead of the others.
+    // Nothing is begun before everything that is tried has its answer: after a failure one batch goes ahead of the others.
     let mut careful = false;
-    // Batches with a producer id among those that are tried. No more than the log remembers: one that was written, and is sent
-    // again because its answer was lost, must be known as what it is.
-    let mut with_producer = 0;
+    // Numbers of batches with a producer id that are tried. From the oldest one to the newest there are no more than the log
+    // remembers, those between that are done too: one that was written, and is sent again because its answer was lost, must be
+    // known as what it is.
+    let mut under_way: VecDeque<usize> = VecDeque::new();
+    let mut next_number = 0;
+    let mut producers = Producers::default();
+    let mut attempt = 1;
+    // What is tried is on this road.
+    let mut road = None;
     let mut open = true;
     while open || !trying.is_empty() || !redo.is_empty() {
-        let may_begin = trying.is_empty() || (!careful && with_producer < PRODUCER_BATCHES);
+        if trying.is_empty() {
+            road = None;
+        }
+        let number = redo.front().map_or(next_number + 1, |job| job.number);
+        let remembered = under_way.front().is_none_or(|oldest| number < oldest + PRODUCER_BATCHES);
+        let may_begin = trying.is_empty() || (!careful && remembered);
         let job = if may_begin { redo.pop_front() } else { None };
         let job = if let Some(job) = job {
             job
@@ -119,20 +183,24 @@ pub async fn lane(way: Arc<dyn Way>, clock: Clock, again: bool, mut jobs: mpsc::
             tokio::select! {
                 biased;
                 Some((job, outcome)) = trying.next() => {
-                    with_producer -= usize::from(job.idempotent);
+                    if job.producer.is_some() {
+                        under_way.pop_front();
+                    }
                     match outcome {
-                        Err(failure) if again && is_worth_it(&job, &failure, &clock) => {
+                        Err(failure) if near && is_worth_it(&job, &failure, &clock) => {
                             careful = true;
+                            attempt += 1;
                             let mut again_first = VecDeque::from([job]);
-                            gather(&mut trying, &mut again_first, &clock).await;
-                            with_producer = 0;
+                            gather(&mut trying, &mut again_first, &mut producers, &clock).await;
+                            under_way.clear();
                             // What was not begun again yet came later.
                             again_first.append(&mut redo);
                             redo = again_first;
                             tokio::time::sleep(Duration::from_millis(PAUSE_MS)).await;
                         }
                         outcome => {
-                            careful = false;
+                            careful &= !trying.is_empty();
+                            producers.learn(&job, &outcome);
                             answer(job, outcome);
                         }
                     }
@@ -143,36 +211,61 @@ pub async fn lane(way: Arc<dyn Way>, clock: Clock, again: bool, mut jobs: mpsc::
                         open = false;
                         continue;
                     };
-                    job
+                    next_number += usize::from(job.producer.is_some());
+                    Job { number: next_number, ..job }
                 }
                 else => return,
             }
         };
+        let now = way.road();
+        if !trying.is_empty() && (road.as_ref() != Some(&now) || (near && !producers.knows(&job))) {
+            redo.push_front(job);
+            careful = true;
+            continue;
+        }
+        let now = road.insert(now);
         let left_ms = job.deadline_ms.saturating_sub(clock.boot_ms());
-        with_producer += usize::from(job.idempotent);
-        let outcome = way.begin(job.batch.clone(), job.acks, left_ms).await;
+        under_way.extend(job.producer.is_some().then_some(job.number));
+        let outcome = match &end {
+            End::Far(refused) if let Some(error) = refused.of(job.attempt) => {
+                std::future::ready(Err(Failure { error, unwritten: true })).boxed()
+            }
+            _ => {
+                let mut begun = way.begin(now, job.batch.clone(), job.acks, left_ms, attempt).await;
+                match (&mut begun).now_or_never() {
+                    None => begun,
+                    Some(outcome) => {
+                        match (&outcome, &end) {
+                            (Ok(_), _) => {}
+                            (Err(failure), End::Near) => careful |= is_worth_it(&job, failure, &clock),
+                            (Err(failure), End::Far(refused)) => refused.note(job.attempt, &failure.error),
+                        }
+                        std::future::ready(outcome).boxed()
+                    }
+                }
+            }
+        };
         trying.push_back(async move { (job, outcome.await) }.boxed());
     }
 }
 
 /// What follows a batch that failed: waits for all of it, and keeps what is to be sent again, in order.
-async fn gather(
-    trying: &mut FuturesOrdered<BoxFuture<'static, (Job, Result<i64, Failure>)>>,
-    redo: &mut VecDeque<Job>,
-    clock: &Clock,
-) {
+async fn gather(trying: &mut Trying, redo: &mut VecDeque<Job>, producers: &mut Producers, clock: &Clock) {
     while let Some((job, outcome)) = trying.next().await {
         match outcome {
-            Err(failure) if is_worth_it(&job, &failure, clock) || (job.idempotent && came_early(&failure)) => {
+            Err(failure) if is_worth_it(&job, &failure, clock) || (job.producer.is_some() && came_early(&failure)) => {
                 redo.push_back(job);
             }
-            outcome => answer(job, outcome),
+            outcome => {
+                producers.learn(&job, &outcome);
+                answer(job, outcome);
+            }
         }
     }
 }
 
 fn is_worth_it(job: &Job, failure: &Failure, clock: &Clock) -> bool {
-    failure.may_be_repeated(job.idempotent) && clock.boot_ms() + PAUSE_MS < job.deadline_ms
+    failure.may_be_repeated(job.producer.is_some()) && clock.boot_ms() + PAUSE_MS < job.deadline_ms
 }
 
 /// It arrived before the one that failed.
@@ -213,48 +306,83 @@ pub struct ToPartition {
     pub partition: i32,
 }
 
+/// How a partition's leader is reached.
+#[derive(Debug)]
+pub enum Road {
+    /// This broker is asked; the topic as it is now.
+    Here(Arc<Broker>, Arc<Topic>),
+    /// By the link with this number; what the topic is called there.
+    Link(u64, String),
+    /// It is not, because of this.
+    Nowhere(Error),
+}
+
+impl PartialEq for Road {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Here(one, _), Self::Here(other, _)) => Arc::ptr_eq(one, other),
+            (Self::Link(one, _), Self::Link(other, _)) => one == other,
+            _ => false,
+        }
+    }
+}
+
 #[async_trait]
 impl Way for ToPartition {
-    async fn begin(&self, batch: Bytes, acks: Acks, left_ms: u64) -> Outcome {
-        let failed = |error: Error| std::future::ready(Err(Failure::here(error))).boxed();
-        let slot = self.ways.slot.clone();
-        let broker = slot.current();
+    type Road = Road;
+
+    fn road(&self) -> Road {
+        let broker = self.ways.slot.current();
         let image = broker.image();
         let topic = match broker.topic_by_id(&image, self.topic.id) {
             Ok(topic) => topic,
-            Err(error) => return failed(explain(&error, &image)),
+            Err(error) => return Road::Nowhere(explain(&error, &image)),
         };
         let partition = topic.partition(self.partition);
         let elsewhere = topic
             .assignment(self.partition)
             .is_some_and(|assignment| assignment.session.broker_id != broker.node_id() && !self.ways.forwarded);
         if !elsewhere {
-            return match broker.produce(&topic, self.partition, &batch, acks, left_ms).await {
-                Ok(pending) => async move {
-                    let done = pending.wait(left_ms).await.map(|appended| appended.base_offset);
-                    done.map_err(|error| Failure::here(explain(&error, &slot.current().image())))
-                }
-                .boxed(),
-                Err(error) => failed(explain(&error, &broker.image())),
-            };
+            return Road::Here(broker, topic);
         }
-        let Some(leader) = leader(&image, partition) else {
-            return failed(explain(&BrokerError::from(LogError::NotLeader(partition)), &image));
+        match leader(&image, partition) {
+            Some(leader) => Road::Link(self.ways.links.open(&leader.grpc_endpoint, &image), topic.name.clone()),
+            None => Road::Nowhere(explain(&BrokerError::from(LogError::NotLeader(partition)), &image)),
+        }
+    }
+
+    async fn begin(&self, road: &Road, batch: Bytes, acks: Acks, left_ms: u64, attempt: u64) -> Outcome {
+        let failed = |failure: Failure| std::future::ready(Err(failure)).boxed();
+        let (link, topic) = match road {
+            Road::Nowhere(error) => return failed(Failure::here(error.clone())),
+            Road::Here(broker, topic) => {
+                let slot = self.ways.slot.clone();
+                return match broker.produce(topic, self.partition, &batch, acks, left_ms).await {
+                    Ok(pending) => async move {
+                        let done = pending.wait(left_ms).await.map(|appended| appended.base_offset);
+                        done.map_err(|error| Failure::here(explain(&error, &slot.current().image())))
+                    }
+                    .boxed(),
+                    Err(error) => failed(Failure::here(explain(&error, &broker.image()))),
+                };
+            }
+            Road::Link(link, topic) => (link, topic),
         };
         let acks = match acks {
             Acks::Leader => v1::Acks::Leader,
             _ => v1::Acks::All,
         };
         let request = ProduceRequest {
-            topic: topic.name.clone(),
+            id: attempt,
+            topic: topic.clone(),
             partition: Some(self.partition),
             batch,
             acks: acks.into(),
             timeout_ms: u32::try_from(left_ms).unwrap_or(u32::MAX).max(1),
             ..ProduceRequest::default()
         };
-        match self.ways.links.send(&leader.grpc_endpoint, request, &image).await {
-            Err(failure) => std::future::ready(Err(failure)).boxed(),
+        match self.ways.links.send(*link, request).await {
+            Err(failure) => failed(failure),
             Ok(told) => async move {
                 let limit = Duration::from_millis(left_ms + GRACE_MS);
                 match tokio::time::timeout(limit, told).await {

@@ -1,6 +1,9 @@
 //! A lane against a leader that moves, refuses and loses answers as a seed says.
 
-use std::collections::BTreeMap;
+mod link;
+mod moving;
+mod room;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +13,9 @@ use futures::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Failure, Job, Outcome, Way, lane};
+use super::{End, Failure, Job, Outcome, Refused, Way, lane};
 use crate::base::{Clock, ManualClock};
+use crate::format::state::PRODUCER_BATCHES;
 use crate::partition::Acks;
 use crate::protocol::grpc::v1::{Error, Reason};
 
@@ -20,11 +24,10 @@ fn error(reason: Reason) -> Error {
     Error { reason: reason.into(), message: String::new(), retriable, leader: None }
 }
 
-/// A log that takes batches (each one number) in order from an idempotent producer, as brokers do.
+/// A log that takes batches (each one number) in order from an idempotent producer, and remembers the last ones, as brokers do.
 #[derive(Default)]
 struct Log {
     written: Vec<u8>,
-    known: BTreeMap<u8, i64>,
     tries: Vec<u8>,
 }
 
@@ -36,24 +39,29 @@ struct Leader {
 }
 
 #[async_trait]
-impl Way for Leader {
-    async fn begin(&self, batch: Bytes, _: Acks, _: u64) -> Outcome {
+impl Way for Arc<Leader> {
+    type Road = ();
+
+    fn road(&self) {}
+
+    async fn begin(&self, (): &(), batch: Bytes, _: Acks, _: u64, _: u64) -> Outcome {
         let number = batch[0];
         let mut rng = self.rng.lock();
         let mut log = self.log.lock();
         log.tries.push(number);
         self.clock.advance_ms(1);
         let refused = |reason: Reason, unwritten| Err(Failure { error: error(reason), unwritten });
-        let write = |log: &mut Log| match log.known.get(&number) {
-            Some(offset) if self.idempotent => Ok(*offset),
-            _ if self.idempotent && usize::from(number) != log.written.len() => {
-                refused(Reason::OutOfOrderSequence, false)
-            }
-            _ => {
-                let offset = log.written.len() as i64;
-                log.written.push(number);
-                log.known.insert(number, offset);
-                Ok(offset)
+        let write = |log: &mut Log| {
+            let remembered = log.written.iter().rev().take(PRODUCER_BATCHES).position(|written| *written == number);
+            match remembered {
+                Some(back) if self.idempotent => Ok((log.written.len() - 1 - back) as i64),
+                _ if self.idempotent && usize::from(number) != log.written.len() => {
+                    refused(Reason::OutOfOrderSequence, false)
+                }
+                _ => {
+                    log.written.push(number);
+                    Ok(log.written.len() as i64 - 1)
+                }
             }
         };
         let outcome = match rng.u8(..10) {
@@ -72,7 +80,7 @@ impl Way for Leader {
     }
 }
 
-async fn run(seed: u64, idempotent: bool, again: bool) -> (Vec<Result<i64, Reason>>, Log) {
+async fn run(seed: u64, idempotent: bool, end: End) -> (Vec<Result<i64, Reason>>, Log) {
     let clock = ManualClock::starting_at(0);
     let rng = Mutex::new(fastrand::Rng::with_seed(seed));
     let leader = Arc::new(Leader { log: Mutex::default(), rng, idempotent, clock: clock.clone() });
@@ -81,12 +89,14 @@ async fn run(seed: u64, idempotent: bool, again: bool) -> (Vec<Result<i64, Reaso
     for number in 0..40 {
         let (answer, told) = oneshot::channel();
         let batch = Bytes::copy_from_slice(&[number]);
-        let job = Job { batch, acks: Acks::All, idempotent, deadline_ms: 1_000_000, answer, room: None };
+        let producer = idempotent.then_some(7);
+        let job =
+            Job { batch, acks: Acks::All, producer, attempt: 0, number: 0, deadline_ms: 1_000_000, answer, room: None };
         sender.try_send(job).unwrap();
         answers.push(told);
     }
     drop(sender);
-    lane(leader.clone(), clock.clock(), again, jobs).await;
+    lane(leader.clone(), clock.clock(), end, jobs).await;
     let mut told = Vec::new();
     for answer in answers {
         told.push(answer.await.unwrap().map_err(|error| error.reason()));
@@ -98,7 +108,7 @@ async fn run(seed: u64, idempotent: bool, again: bool) -> (Vec<Result<i64, Reaso
 #[tokio::test(start_paused = true)]
 async fn an_idempotent_producer_s_batches_are_written_once_and_in_order() {
     for seed in 0..200 {
-        let (told, log) = run(seed, true, true).await;
+        let (told, log) = run(seed, true, End::Near).await;
         assert_eq!(log.written, (0..40).collect::<Vec<u8>>(), "seed {seed}: {:?}", log.tries);
         assert_eq!(told, (0..40).map(Ok).collect::<Vec<_>>(), "seed {seed}: each is told its own offset");
     }
@@ -107,7 +117,7 @@ async fn an_idempotent_producer_s_batches_are_written_once_and_in_order() {
 #[tokio::test(start_paused = true)]
 async fn without_a_producer_id_nothing_is_written_twice() {
     for seed in 0..200 {
-        let (told, log) = run(seed, false, true).await;
+        let (told, log) = run(seed, false, End::Near).await;
         let mut written = log.written.clone();
         written.sort_unstable();
         written.dedup();
@@ -124,7 +134,7 @@ async fn without_a_producer_id_nothing_is_written_twice() {
 
 #[tokio::test(start_paused = true)]
 async fn what_came_from_another_broker_is_tried_once() {
-    let (told, log) = run(7, false, false).await;
+    let (told, log) = run(7, false, End::Far(Arc::new(Refused::default()))).await;
     assert_eq!(log.tries, (0..40).collect::<Vec<u8>>());
     assert!(told.contains(&Err(Reason::NotLeader)));
 }
@@ -134,7 +144,11 @@ struct Nobody(ManualClock);
 
 #[async_trait]
 impl Way for Nobody {
-    async fn begin(&self, _: Bytes, _: Acks, _: u64) -> Outcome {
+    type Road = ();
+
+    fn road(&self) {}
+
+    async fn begin(&self, (): &(), _: Bytes, _: Acks, _: u64, _: u64) -> Outcome {
         self.0.advance_ms(100);
         std::future::ready(Err(Failure { error: error(Reason::NotLeader), unwritten: true })).boxed()
     }
@@ -145,11 +159,12 @@ async fn a_batch_is_tried_until_its_time_is_up() {
     let clock = ManualClock::starting_at(0);
     let (sender, jobs) = mpsc::channel(1);
     let (answer, told) = oneshot::channel();
-    let job = Job { batch: Bytes::new(), acks: Acks::All, idempotent: true, deadline_ms: 1_000, answer, room: None };
+    let (batch, producer) = (Bytes::new(), Some(7));
+    let job = Job { batch, acks: Acks::All, producer, attempt: 0, number: 0, deadline_ms: 1_000, answer, room: None };
     sender.try_send(job).unwrap();
     drop(sender);
     let read: Clock = clock.clock();
-    lane(Arc::new(Nobody(clock.clone())), read.clone(), true, jobs).await;
+    lane(Nobody(clock.clone()), read.clone(), End::Near, jobs).await;
     assert_eq!(told.await.unwrap().unwrap_err().reason(), Reason::NotLeader);
     assert!((900..=1_000).contains(&read.boot_ms()), "{}", read.boot_ms());
 }

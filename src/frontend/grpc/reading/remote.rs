@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Gone, Place, Reading, Told, untroubled};
 use crate::base::HashMap;
 use crate::cluster::ClusterImage;
-use crate::frontend::grpc::errors::leader;
+use crate::frontend::grpc::errors::{leader, passing};
 use crate::frontend::grpc::offsets::lost;
 use crate::partition::Isolation;
 use crate::protocol::grpc::v1::fetch_from::Start;
@@ -160,12 +160,6 @@ fn pass_on<T>(place: &mut Place, data: FetchData, permit: super::outlet::Permit<
     let end = FetchEnd { topic: data.topic.clone(), partition: data.partition, next_offset: data.next_offset };
     permit.send(Told::Data(data), bytes);
     place.is_read().then_some(end)
-}
-
-/// The error as it counts here: what this broker knows and the other one does not, it will.
-fn passing(error: Error) -> Error {
-    let retriable = error.retriable || matches!(error.reason(), Reason::UnknownTopic | Reason::UnknownPartition);
-    Error { retriable, ..error }
 }
 
 fn gone(broker: i32) -> Error {

@@ -40,6 +40,8 @@ pub const OUTSIDE: &str = "[2001:db8::1]:19092";
 pub struct House {
     pub address: SocketAddr,
     pub front: Arc<Front>,
+    /// For other doors.
+    pub slot: BrokerSlot,
     /// Of the one real broker.
     pub session: SessionId,
     pub catalogue: Catalogue,
@@ -140,9 +142,10 @@ pub async fn house(settings: KafkaSettings) -> House {
         clock: clock.clone(),
         metrics,
     });
-    let front = Front::new(BrokerSlot::new(Arc::new(broker)), settings, &mut registry, clock, rng);
+    let slot = BrokerSlot::new(Arc::new(broker));
+    let front = Front::new(slot.clone(), settings, &mut registry, clock, rng);
     tasks.spawn("kafka", serve(listener, front.clone(), tasks.stopping()));
-    House { address, front, session, catalogue: shown, sessions, partitions: settled, tasks }
+    House { address, front, slot, session, catalogue: shown, sessions, partitions: settled, tasks }
 }
 
 impl House {

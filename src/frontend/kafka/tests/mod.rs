@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-mod house;
+pub mod house;
 mod listeners;
 mod others;
 mod wire;
