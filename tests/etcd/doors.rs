@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,7 +28,7 @@ const TOPIC: &str = "doors";
 const PARTITIONS: i32 = 6;
 /// Records of each partition.
 const RECORDS: i32 = 300;
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_mins(4);
 
 fn start(folder: &Path, id: i32, endpoint: &str) -> (Broker, Doors) {
     let own = folder.join(id.to_string());
@@ -55,7 +56,7 @@ async fn led(admin: &AdminClient<Channel>) -> BTreeMap<i32, u64> {
 }
 
 /// Writes all records through one stream, the partitions in turn, each by an idempotent producer; checks the answers.
-async fn write(channel: Channel, pace: Duration) {
+async fn write(channel: Channel, pace: Duration, written: &AtomicI32) {
     let mut producer = ProducerClient::new(channel);
     let init = producer.init_producer(v1::InitProducerRequest {}).await.unwrap().into_inner();
     let (sender, requests) = mpsc::channel(16);
@@ -81,6 +82,7 @@ async fn write(channel: Channel, pace: Duration) {
         }
     });
     for number in 0..RECORDS * PARTITIONS {
+        written.store(number, Ordering::Relaxed);
         let answer = answers.message().await.unwrap().expect("an answer to every request");
         assert_eq!(answer.id, number as u64);
         let appended = &answer.appended[0];
@@ -194,14 +196,17 @@ async fn clients_of_one_broker_reach_what_the_others_lead() {
     admin.create_topic(new).await.unwrap();
     until("each leads two", async || led(&admin).await == BTreeMap::from([(1, 2), (2, 2), (3, 2)])).await;
 
+    let written = AtomicI32::new(0);
     let clients = async {
-        tokio::join!(write(channel.clone(), Duration::from_millis(20)), read(channel.clone()), consume(channel.clone()),)
+        let write = write(channel.clone(), Duration::from_millis(20), &written);
+        tokio::join!(write, read(channel.clone()), consume(channel.clone()))
     };
     let trouble = async {
-        tokio::time::sleep(Duration::from_secs(1)).await;
         let drain = v1::DrainBrokerRequest { broker_id: 2, undo: false };
         admin.clone().drain_broker(drain).await.unwrap();
         until("2 has given all away", async || !led(&admin).await.contains_key(&2)).await;
+        // By then all brokers have heard of each other. Before, only the lease tells that one is gone.
+        until("some is written", async || written.load(Ordering::Relaxed) > 60 * PARTITIONS).await;
         tokio::task::spawn_blocking(|| third.kill()).await.unwrap();
         until("1 leads all", async || led(&admin).await == BTreeMap::from([(1, PARTITIONS as u64)])).await;
     };
